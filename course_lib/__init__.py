@@ -1,0 +1,1 @@
+"""Reference implementations for a course on optimization beyond the gradient."""

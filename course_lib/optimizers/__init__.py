@@ -1,0 +1,1 @@
+"""Optimizers: each an optax.GradientTransformationExtraArgs: update(grads, state, params, loss=, batch=)."""

@@ -1,0 +1,57 @@
+"""What every optimizer here shares: schedules, wide arithmetic, and the step that is skipped when not finite."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Number = Any  # a Python number, a traced scalar, or a schedule: count (from 0) -> scalar
+
+
+def at(number: Number, count: Int[Array, ""]) -> Any:
+    """The number at this count: a schedule is called, anything else is itself."""
+    return number(count) if callable(number) else number
+
+
+def require_loss(loss: Callable | None, optimizer: str) -> Callable:
+    """The loss, or a ValueError that names the word that update() was not given."""
+    if loss is None:
+        raise ValueError(
+            f"{optimizer} differentiates the loss itself: call update(grads, state, params, loss=loss, batch=batch), "
+            "with loss(params, batch) -> ()"
+        )
+    return loss
+
+
+def require_params(params: Any, optimizer: str) -> Any:
+    """The parameters, or a ValueError that says update() needs them."""
+    if params is None:
+        raise ValueError(f"{optimizer} needs the parameters: call update(grads, state, params, ...)")
+    return params
+
+
+def wide(tree: Any) -> Any:
+    """Every leaf in at least float32: norms and moments of half-precision numbers overflow or vanish. float64 stays."""
+    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
+
+
+def cast_like(tree: Any, like: Any) -> Any:
+    """Every leaf in the dtype of the leaf of `like` in its place, so that no dtype drifts from step to step."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
+
+
+def global_norm(tree: Any) -> Float[Array, ""]:
+    """‖tree‖₂ over all leaves together, in at least float32; 0 for an empty tree."""
+    return jnp.sqrt(sum((jnp.sum(a**2) for a in jax.tree.leaves(wide(tree))), start=jnp.zeros(())))
+
+
+def all_finite(*trees: Any) -> Bool[Array, ""]:
+    """Whether no entry of any leaf is inf or nan. x·0 summed is 0 only then, and costs far less than isfinite."""
+    return sum((jnp.sum(a * 0) for a in jax.tree.leaves(wide(trees))), start=jnp.zeros(())) == 0
+
+
+def where(keep: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """The tree `new` where keep, else `old`; typed random keys in a state work too."""
+    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
