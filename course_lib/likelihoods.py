@@ -6,12 +6,13 @@ A likelihood is any hashable object with three methods: `nll(z, y)`, `sample(key
 Source: Martens §4, R_{y|z}; slides, p. MLE.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Integer, Key, Num
 
 LOG_2PI = 1.8378770664093453
 
@@ -33,6 +34,11 @@ class Likelihood(Protocol):
         ...
 
 
+def _at_least_float32(z: Array) -> Array:
+    """z, widened where it is bf16 or fp16: uniform numbers of 7 or 10 bits draw rare classes too often."""
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
+
+
 def _same_shape(z: Array, y: Array, name: str) -> None:
     if z.ndim != 1 or z.shape != jnp.shape(y):
         raise ValueError(
@@ -51,17 +57,20 @@ class Normal:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"Normal needs scale > 0 (a standard deviation), got {self.scale}")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"Normal needs a finite scale > 0 (a standard deviation), got {self.scale}")
+        # A Python float: a NumPy scalar would promote float32 outputs to float64, a JAX one cannot be hashed.
+        object.__setattr__(self, "scale", float(self.scale))
 
     def nll(self, z: Float[Array, " k"], y: Num[Array, " k"]) -> Float[Array, ""]:
         """½ ‖(y-z)/scale‖² + k (log scale + ½ log 2π). ValueError unless z and y are both (k,)."""
         _same_shape(z, y, "Normal.nll")
-        return 0.5 * jnp.sum(((y - z) / self.scale) ** 2) + z.size * (jnp.log(self.scale) + 0.5 * LOG_2PI)
+        return 0.5 * jnp.sum(((y - z) / self.scale) ** 2) + z.size * (math.log(self.scale) + 0.5 * LOG_2PI)
 
     def sample(self, key: Key[Array, ""], z: Float[Array, " k"]) -> Float[Array, " k"]:
         """z + scale·noise."""
-        return z + self.scale * jax.random.normal(key, z.shape, z.dtype)
+        wide = _at_least_float32(z)
+        return (wide + self.scale * jax.random.normal(key, z.shape, wide.dtype)).astype(z.dtype)
 
     def fisher(self, z: Float[Array, " k"]) -> Float[Array, "k k"]:
         """I / scale²."""
@@ -72,11 +81,11 @@ class Normal:
 class Categorical:
     """R(y|z) = Cat(softmax z): z are k logits, y an integer class in 0..k-1, shape ()."""
 
-    def nll(self, z: Float[Array, " k"], y: Int[Array, ""]) -> Float[Array, ""]:
+    def nll(self, z: Float[Array, " k"], y: Integer[Array, ""]) -> Float[Array, ""]:
         """log Σ exp z - z_y, by log-sum-exp, so large logits do not overflow.
 
         TypeError unless y is an integer, ValueError unless z is (k,) and y (). A class out of 0..k-1 gives nan
-        (a traced value cannot raise).
+        in the value and every derivative (a traced value cannot raise, and indexing alone would clip it in silence).
         """
         if not jnp.issubdtype(jnp.result_type(y), jnp.integer):
             raise TypeError(
@@ -87,21 +96,22 @@ class Categorical:
                 f"Categorical.nll takes one example, z (k,) and y (); got z {z.shape} and y {jnp.shape(y)}. "
                 "Use jax.vmap for a batch."
             )
-        return jax.nn.logsumexp(z) - _pick(z, y)
+        valid = jnp.any(jnp.arange(z.size) == y)  # y < z.size would wrap around where k does not fit in y's dtype
+        return jnp.where(valid, 1.0, jnp.nan) * (jax.nn.logsumexp(z) - z[y])
 
     def sample(self, key: Key[Array, ""], z: Float[Array, " k"]) -> Int[Array, ""]:
         """A class with probabilities softmax(z)."""
-        return jax.random.categorical(key, z)
+        return jax.random.categorical(key, _at_least_float32(z))
 
     def fisher(self, z: Float[Array, " k"]) -> Float[Array, "k k"]:
-        """diag(p) - p pᵀ with p = softmax(z). Its rank is k-1: adding a constant to z changes nothing."""
+        """diag(p) - p pᵀ with p = softmax(z). Its rank is k-1: adding a constant to z changes nothing.
+
+        The diagonal p_i (1 - p_i) is the sum of p_i p_j over the other classes: 1 - p_i would be lost to rounding
+        near p_i = 1, and the matrix would not stay positive semi-definite.
+        """
         p = jax.nn.softmax(z)
-        return jnp.diag(p) - jnp.outer(p, p)
-
-
-def _pick(z: Float[Array, " k"], y: Int[Array, ""]) -> Float[Array, ""]:
-    """z[y], and nan for a class that does not exist (plain indexing would take the last, or count from the end)."""
-    return jnp.where(y < 0, jnp.nan, z.at[y].get(mode="fill", fill_value=jnp.nan))
+        pairs = jnp.outer(p, p) * (1 - jnp.eye(z.size, dtype=z.dtype))
+        return jnp.diag(pairs.sum(axis=1)) - pairs
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class Bernoulli:
 
     def sample(self, key: Key[Array, ""], z: Float[Array, " k"]) -> Int[Array, " k"]:
         """Zeros and ones with probabilities sigmoid(z)."""
-        return jax.random.bernoulli(key, jax.nn.sigmoid(z)).astype(jnp.int32)
+        return jax.random.bernoulli(key, jax.nn.sigmoid(_at_least_float32(z))).astype(jnp.int32)
 
     def fisher(self, z: Float[Array, " k"]) -> Float[Array, "k k"]:
         """diag(p (1-p)) with p = sigmoid(z), written so that neither factor is lost to rounding."""

@@ -20,11 +20,21 @@ class Model:
     """p(y|x;θ) = R(y|f(x;θ)).
 
     apply: (params, x: (n, ...)) -> z: (n, k), pure, each row of z from its own row of x alone; params is any pytree.
-    likelihood: hashable, with nll, sample and fisher for one example (course_lib.likelihoods).
+    likelihood: an object with nll, sample and fisher for one example (course_lib.likelihoods).
+    TypeError unless both are hashable.
     """
 
     apply: Callable[[Any, Any], Array]
     likelihood: Likelihood
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self)
+        except TypeError as error:
+            raise TypeError(
+                f"Model needs a hashable apply and likelihood (the matrices are compiled once a model): {error}. "
+                "A dataclass is hashable with frozen=True; an apply can be wrapped in a function."
+            ) from error
 
     def loss(self, params: Params, batch: Batch) -> Float[Array, ""]:
         """h(θ): the mean negative log-likelihood over the batch (x, y), in nats an example."""

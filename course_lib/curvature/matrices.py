@@ -3,8 +3,8 @@
 For checks and small models: use products or diagonals where P is above a few thousand.
 Sources: Martens §5 (F over the empirical x), §9 (G), §11 (F̄); slides, FIM.
 
-Memory: at most 4·P² numbers beside what one chunk of examples needs. `chunk_size` is how many examples are
-differentiated at a time; smaller is slower and takes less.
+Memory: at most 4·P² numbers beside what one chunk of examples needs. `chunk_size` is how many examples
+(draws in fisher_mc) are differentiated at a time; smaller is slower and takes less.
 """
 
 from collections.abc import Callable
@@ -72,17 +72,17 @@ def fisher_mc(
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     x, _ = _any_targets(batch)
+    key = jax.random.split(key, 1)[0]  # marks the caller's key as used (jax_debug_key_reuse), which fold_in does not
 
-    def draws(x: Array, keys: Array) -> Array:
-        """Σ over a chunk and its draws of s sᵀ / num_samples."""
-        z = model.outputs(params, x)
-        keys = jax.vmap(lambda k: jax.random.split(k, num_samples))(keys)
-        y = jax.vmap(lambda k, z: jax.vmap(lambda k: model.likelihood.sample(k, z))(k))(keys, z)
-        repeated = jnp.repeat(x, num_samples, axis=0)
-        scores = model.score(params, (repeated, y.reshape(-1, *y.shape[2:])))
-        return scores.T @ scores / num_samples
+    def outer(draw: Array) -> Array:
+        """Σ s sᵀ over one chunk of draws, numbered from 0; the first num_samples of them are for the first example."""
+        inputs = x[draw // num_samples]
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, draw)
+        y = jax.vmap(model.likelihood.sample)(keys, model.outputs(params, inputs))
+        scores = model.score(params, (inputs, y))
+        return scores.T @ scores
 
-    return _mean(draws, (x, jax.random.split(key, len(x))), chunk_size)
+    return _mean(outer, (jnp.arange(len(x) * num_samples),), chunk_size)
 
 
 @partial(jax.jit, static_argnames=("model", "chunk_size"))
@@ -102,8 +102,8 @@ def _sandwich(model: Model, params: Params, middle: Callable, batch: Batch, chun
 
     def chunk(x: Array, y: Any) -> Array:
         jac = jax.vmap(jax.jacrev(lambda t, x: model.output_one(unravel(t), x)), (None, 0))(theta, x)
-        weighted = jax.vmap(lambda m, j: m @ j)(jax.vmap(middle)(model.outputs(params, x), y), jac)
-        return jac.reshape(-1, theta.size).T @ weighted.reshape(-1, theta.size)
+        weighted = jax.vmap(middle)(model.outputs(params, x), y) @ jac
+        return jnp.tensordot(jac, weighted, axes=((0, 1), (0, 1)))
 
     return _mean(chunk, batch, chunk_size)
 
@@ -114,16 +114,17 @@ def _any_targets(batch: Batch) -> Batch:
     return checked((x, jnp.zeros(x.shape[:1])))
 
 
-def _mean(f: Callable, batch: Batch, chunk_size: int) -> Array:
-    """Σ over chunks of f(x, y), over n: one chunk lives at a time."""
+def _mean(f: Callable, batch: tuple, chunk_size: int) -> Array:
+    """Σ over chunks of f(*chunk), over n: one chunk lives at a time."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     n = len(batch[0])
     size = min(chunk_size, n)
     whole = n // size * size
     chunks = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), batch)
-    zero = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(f, *jax.tree.map(lambda a: a[0], chunks)))
-    total, _ = jax.lax.scan(lambda acc, c: (acc + f(*c), None), zero, chunks)
+    one_chunk = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), batch)
+    out = jax.eval_shape(f, *one_chunk)
+    total, _ = jax.lax.scan(lambda acc, c: (acc + f(*c), None), jnp.zeros(out.shape, out.dtype), chunks)
     if whole < n:
         total = total + f(*jax.tree.map(lambda a: a[whole:], batch))
     return total / n

@@ -54,4 +54,43 @@ def all_finite(*trees: Any) -> Bool[Array, ""]:
 
 def where(keep: Bool[Array, ""], new: Any, old: Any) -> Any:
     """The tree `new` where keep, else `old`; typed random keys in a state work too."""
-    return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, old)
+
+    def pick(a: Any, b: Any) -> Any:
+        if not (isinstance(b, jax.Array) and jnp.issubdtype(b.dtype, jax.dtypes.prng_key)):
+            return jnp.where(keep, a, b)
+        # Chosen as data: JAX's key-reuse check takes a choice between a key and its successor for a second use.
+        data = jnp.where(keep, jax.random.key_data(a), jax.random.key_data(b))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(b))
+
+    return jax.tree.map(pick, new, old)
+
+
+def decayed(mean: Any, new: Any, decay: Any) -> Any:
+    """b·mean + (1-b)·new, leaf by leaf, in the dtype of mean. b = 1 is the plain sum, mean + new (AdaGrad)."""
+    gain = jnp.where(decay == 1, 1, 1 - decay)
+    return cast_like(jax.tree.map(lambda a, x: decay * a + gain * x, mean, new), mean)
+
+
+def debiased(mean: Any, decay: Any, times: Int[Array, ""]) -> Any:
+    """mean / (1 - bᵗ) after t updates from zero: the weights then sum to 1 (Adam). A plain sum, b = 1, stays.
+
+    Where b follows a schedule, this step's b stands for all of them, as in optax.
+    """
+    weight = 1 - decay**times
+    safe = jnp.where(weight == 0, 1, weight)
+    return jax.tree.map(lambda a: a / safe.astype(a.dtype), mean)
+
+
+def quotient(a: Array, b: Array) -> Array:
+    """a / b, and 0 where a is 0: a coordinate without gradient and without curvature stays, whatever the damping."""
+    return jnp.where(a == 0, 0, a / b)
+
+
+def zero_count() -> Int[Array, ""]:
+    """A new counter. Each is a buffer of its own: one that stands twice in a state cannot be donated."""
+    return jnp.zeros((), jnp.int32)
+
+
+def zero_moment(params: Any) -> Any:
+    """Zeros like the parameters, in at least float32, in buffers of their own."""
+    return jax.tree.map(jnp.zeros_like, wide(params))

@@ -1,0 +1,61 @@
+# `make` alone lists the targets. Recipes run from the repository's root, in .venv; nothing else is touched.
+PORT ?= 8888
+LAB_FLAGS ?=
+UNIT ?=
+LOCK_FLAGS ?=
+# The environment of `make test`: `dev` is the lock; `newest` is what pyproject.toml admits today.
+SETUP ?= dev
+PY := .venv/bin/python
+
+# A hung kernel must not hang CI. GNU timeout is not on every machine; there the cells' own limit has to do.
+OUTER_LIMIT := $(if $(shell command -v timeout),timeout 2400)
+
+.PHONY: help setup lab dev notebooks test lint types unit nbval format lock clean
+
+help:        ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup:       ## the students' environment: .venv from requirements.lock, checked by hash
+	@sh tools/setup.sh student
+
+lab: setup   ## set up if need be, then JupyterLab on lecture 01 (PORT=8888)
+	@$(PY) tools/lab.py $(PORT) $(LAB_FLAGS)
+
+dev:         ## the developers' environment: the same pins, and what `make test` needs
+	@sh tools/setup.sh $(SETUP)
+
+notebooks: dev   ## source/*.py to executed notebooks (UNIT=01 for one unit)
+	@$(PY) -m tools.notebooks build $(UNIT)
+
+test: lint types unit nbval   ## everything that CI runs
+
+lint: dev    ## formatter and linter; changes nothing
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m ruff check --quiet .
+
+types: dev   ## type check
+	@$(PY) -m mypy
+
+unit: dev    ## pytest on tests/
+	@$(PY) -m pytest -n 2 --dist loadfile tests
+
+# Every cell runs. Outputs are compared where a cell has the tag nbval-check-output: other outputs (figures, times)
+# differ between machines. Warnings of the kernel client are not the course's, so here they are no errors.
+nbval: dev   ## run every lecture and solution, compare the marked outputs
+	@JAX_DEBUG_KEY_REUSE=1 $(OUTER_LIMIT) $(PY) -m pytest --nbval-lax --nbval-cell-timeout=120 -W default \
+	  -p no:cacheprovider -n 2 --dist loadscope lectures/*.ipynb solutions/*/*.ipynb
+
+format: dev  ## let ruff rewrite the Python files
+	@$(PY) -m ruff format --quiet .
+	@$(PY) -m ruff check --fix --quiet .
+
+# Pins stay as they are where pyproject.toml still admits them; LOCK_FLAGS=--upgrade takes the newest of all.
+COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+  --no-emit-index-url --no-header --quiet $(LOCK_FLAGS) pyproject.toml
+lock: dev    ## pyproject.toml to requirements.lock and requirements-dev.lock (LOCK_FLAGS=--upgrade)
+	@$(COMPILE) -o requirements.lock
+	@$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:       ## remove .venv and every cache
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +

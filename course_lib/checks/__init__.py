@@ -1,0 +1,194 @@
+"""What an exercise notebook calls: `check` tells a student what went wrong, `probe` hands their values to the grader.
+
+The exercises of unit NN are data, in course_lib/checks/unit_NN.py: a reference, random inputs, and a bank of known
+mistakes, {message: function that makes it}. A test proves that every mistake is told from the reference and from
+every other.
+"""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from IPython.display import display
+
+PROBE_MIME = "application/vnd.beyond-the-gradient.probe+json"
+SEED_VARIABLE = "COURSE_SEED"  # an instructor's secret: another class, other hidden inputs
+
+Case = tuple[Any, ...]  # the arguments of one call
+Values = list[list[np.ndarray]]  # per case, the arrays that the call returned
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One graded function.
+
+    reference: the right function. inputs: rng -> several cases, other numbers and shapes for another rng.
+    mistakes: {message: wrong function}; the message says what is wrong and where the lecture treats it.
+    right: other ways to write it that must pass. rtol: relative to the largest entry of an array, at float64.
+    """
+
+    reference: Callable
+    inputs: Callable[[np.random.Generator], Sequence[Case]]
+    mistakes: Mapping[str, Callable]
+    right: Sequence[Callable]
+    rtol: float = 1e-8
+
+
+class CheckFailed(AssertionError):
+    """A check that found a wrong value. A notebook shows its message alone, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"✗ {self}"]
+
+
+def exercise(name: str) -> Exercise:
+    """The exercise of a name such as "01.score". ValueError that lists the names where there is none."""
+    unit, _, key = name.partition(".")
+    exercises = importlib.import_module(f"{__name__}.unit_{unit}").EXERCISES
+    if key not in exercises:
+        raise ValueError(f"unit {unit} has no exercise '{key}'; it has {', '.join(exercises)}")
+    return exercises[key]
+
+
+def check(student: Callable, name: str) -> None:
+    """Compare the student's function with the reference on several random inputs.
+
+    Prints a line where they agree or where there is no answer yet. Raises CheckFailed where they differ, with the
+    name of the mistake if it is a known one. What the student's function raises itself goes through.
+    """
+    seed = f"check {name}"
+    try:
+        values = run(student, name, seed)
+    except NotImplementedError:
+        print(f"… {name}: no answer yet. Write it in the cell above, run that, then run this cell again.")
+        return
+    verdict = judge(name, values, seed)
+    if verdict:
+        raise CheckFailed(f"{name}: {verdict}")
+    print(f"✓ {name}: your values are the reference's on {len(values)} random inputs.")
+
+
+def probe(student: Callable, name: str) -> None:
+    """Emit the student's values on hidden inputs, for a judge that stands outside: nothing here knows the answer."""
+    data = probe_data(student, name)
+    display({PROBE_MIME: data, "text/plain": f"probe {name}: {len(data['values'])} values"}, raw=True)
+
+
+def probe_data(student: Callable, name: str) -> dict:
+    """The student's values on hidden inputs as plain data."""
+    values = run(student, name, hidden_seed(name))
+    return {"name": name, "values": [[to_json(a) for a in case] for case in values]}
+
+
+def hidden_seed(name: str) -> str:
+    """What the hidden inputs come from: the class seed in the environment, and the exercise."""
+    return f"{os.environ.get(SEED_VARIABLE, 'no class seed')} {name}"
+
+
+def judge(name: str, values: Values, seed: str) -> str:
+    """What is wrong with these values of exercise `name` on the inputs of `seed`; '' where nothing is."""
+    task = exercise(name)
+    expected = run(task.reference, name, seed)
+    if same(values, expected, task.rtol):
+        return ""
+    for message, wrong in task.mistakes.items():
+        if same(values, run(wrong, name, seed), task.rtol):
+            return message
+    return _difference(values, expected, task.rtol)
+
+
+def run(function: Callable, name: str, seed: str) -> Values:
+    """The function's values on fresh inputs: nobody sees an array that another function may have changed."""
+    cases = exercise(name).inputs(rng(seed))
+    return [_call(function, case, number) for number, case in enumerate(cases)]
+
+
+def rng(seed: str) -> np.random.Generator:
+    return np.random.default_rng(list(hashlib.sha256(seed.encode()).digest()))
+
+
+def _call(function: Callable, case: Case, number: int) -> list[np.ndarray]:
+    try:
+        result = function(*case)
+        return [np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        error.add_note(f"Raised in your function on random input {number}: {describe(case)}")
+        raise
+
+
+def describe(case: Case) -> str:
+    """The arguments of a call in a line: small arrays in full, others by shape and dtype."""
+    return ", ".join(_describe(a) for a in case)
+
+
+def _describe(value: Any) -> str:
+    if callable(value):
+        return getattr(value, "__name__", "a function")
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return f"keys of shape {value.shape}"
+    array = np.asarray(value)
+    if array.size <= 4:
+        return np.array2string(array, precision=4)
+    return f"{array.dtype} array of shape {array.shape}"
+
+
+def same(a: Values, b: Values, rtol: float) -> bool:
+    """Whether the shapes are equal and every entry is, to rtol times the largest entry (nan equals nan)."""
+    return len(a) == len(b) and all(_same_case(x, y, rtol) for x, y in zip(a, b, strict=True))
+
+
+def _same_case(a: list[np.ndarray], b: list[np.ndarray], rtol: float) -> bool:
+    return len(a) == len(b) and all(_close(x, y, rtol) for x, y in zip(a, b, strict=True))
+
+
+def _close(a: np.ndarray, b: np.ndarray, rtol: float) -> bool:
+    if a.shape != b.shape or a.dtype.kind not in "biuf":
+        return False
+    if b.dtype == np.float32:
+        rtol = max(rtol, 2e-5)  # a few hundred roundings of 6e-8 each
+    largest = np.abs(b[np.isfinite(b)]).max(initial=1e-8)  # a matrix of zeros is met up to rounding too
+    return bool(np.allclose(a, b, rtol=rtol, atol=rtol * largest, equal_nan=True))
+
+
+def _difference(values: Values, expected: Values, rtol: float) -> str:
+    """Where the first difference is, for a mistake that nobody has met yet."""
+    pairs = zip(values, expected, strict=True)
+    number, (got, want) = next((i, p) for i, p in enumerate(pairs) if not _same_case(*p, rtol))
+    if len(got) != len(want):
+        return f"your function returns {len(got)} value(s), where {len(want)} are asked for."
+    a, b = next((a, b) for a, b in zip(got, want, strict=True) if not _close(a, b, rtol))
+    if a.shape != b.shape:
+        return f"on random input {number} your value has shape {a.shape}, and {b.shape} is asked for."
+    return f"on random input {number} your value is\n{_short(a)}\nand the right one is\n{_short(b)}"
+
+
+def _short(array: np.ndarray) -> str:
+    return np.array2string(array, precision=5, threshold=20, edgeitems=2)
+
+
+def to_json(array: np.ndarray) -> dict:
+    """An array as plain data: shape, dtype and the numbers in C order, as text that keeps every digit, nan and inf."""
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"a function of this course returns numbers, not {array.dtype}")
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "data": [repr(float(v)) for v in array.ravel()]}
+
+
+def from_json(data: Mapping) -> np.ndarray:
+    """The inverse of to_json. ValueError for anything else, also for what a stranger may have written there."""
+    try:
+        numbers = [float(v) for v in data["data"]]
+        dtype = np.dtype(str(data["dtype"]))
+        shape = tuple(int(n) for n in data["shape"])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"dtype {dtype}")
+        with np.errstate(invalid="raise"):  # inf is no integer
+            return np.array(numbers).astype(dtype).reshape(shape)
+    except (KeyError, TypeError, OverflowError, FloatingPointError) as error:
+        raise ValueError(f"not an array of a probe: {error}") from error
