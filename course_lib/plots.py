@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
+from numpy.typing import ArrayLike
 from PIL import Image
 
 OKABE_ITO = {
@@ -93,16 +94,33 @@ def label_lines(ax: Axes, gap: float = 15.0) -> None:
     floor = -np.inf
     for i in np.argsort(heights):
         target = max(heights[i], floor)
-        ax.annotate(
-            str(lines[i].get_label()),
-            ends[i],
-            xytext=(5, target - heights[i]),
-            textcoords="offset points",
-            color=ink(lines[i].get_color()),
-            verticalalignment="center",
-            annotation_clip=False,
-        )
+        _write_beside(ax, str(lines[i].get_label()), ends[i], lines[i].get_color(), target - heights[i])
         floor = target + gap
+
+
+def slope_guide(ax: Axes, x: ArrayLike, start: float, slope: float, label: str) -> None:
+    """A dashed line through (x[0], start) with this slope on logarithmic axes, to compare a measured rate with.
+
+    x: (m,), positive and increasing. The label stands at the right end.
+    """
+    x = np.asarray(x, dtype=float)
+    y = start * (x / x[0]) ** slope
+    color = OKABE_ITO["vermillion"]
+    ax.loglog(x, y, color=color, linestyle="--", marker="none")
+    _write_beside(ax, label, np.array([x[-1], y[-1]]), color)
+
+
+def _write_beside(ax: Axes, text: str, point: np.ndarray, color: ColorType, lift: float = 0.0) -> None:
+    """Write to the right of the point, `lift` typographic points higher."""
+    ax.annotate(
+        text,
+        tuple(point),
+        xytext=(5, lift),
+        textcoords="offset points",
+        color=ink(color),
+        verticalalignment="center",
+        annotation_clip=False,
+    )
 
 
 def check_alt(alt: str) -> str:

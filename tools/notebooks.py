@@ -142,6 +142,7 @@ def execute(notebook: NotebookNode, name: str, folder: Path) -> NotebookNode:
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--log-level=40"],  # the kernel's warnings about its transport are not the notebook's
         resources={"metadata": {"path": str(folder)}},
     )
     try:

@@ -7,7 +7,9 @@ every other.
 
 import hashlib
 import importlib
+import inspect
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +31,15 @@ class Exercise:
 
     reference: the right function. inputs: rng -> several cases, other numbers and shapes for another rng.
     mistakes: {message: wrong function}; the message says what is wrong and where the lecture treats it.
-    right: other ways to write it that must pass. rtol: relative to the largest entry of an array, at float64.
+    right: other ways to write it that must pass. returns: what the values are called, where there are several.
+    rtol: relative to the largest entry of an array, at float64.
     """
 
     reference: Callable
     inputs: Callable[[np.random.Generator], Sequence[Case]]
     mistakes: Mapping[str, Callable]
     right: Sequence[Callable]
+    returns: Sequence[str] = ()
     rtol: float = 1e-8
 
 
@@ -49,9 +53,11 @@ class CheckFailed(AssertionError):
 def exercise(name: str) -> Exercise:
     """The exercise of a name such as "01.score". ValueError that lists the names where there is none."""
     unit, _, key = name.partition(".")
+    if not unit.isdecimal() or not key:
+        raise ValueError(f'the name of an exercise is its unit and function, such as "01.score"; got {name!r}')
     exercises = importlib.import_module(f"{__name__}.unit_{unit}").EXERCISES
     if key not in exercises:
-        raise ValueError(f"unit {unit} has no exercise '{key}'; it has {', '.join(exercises)}")
+        raise ValueError(f"unit {unit} has no exercise {key!r}; it has {', '.join(exercises)}")
     return exercises[key]
 
 
@@ -59,7 +65,7 @@ def check(student: Callable, name: str) -> None:
     """Compare the student's function with the reference on several random inputs.
 
     Prints a line where they agree or where there is no answer yet. Raises CheckFailed where they differ, with the
-    name of the mistake if it is a known one. What the student's function raises itself goes through.
+    name of the mistake if it is a known one, and where the student's function raises something itself.
     """
     seed = f"check {name}"
     try:
@@ -99,43 +105,52 @@ def judge(name: str, values: Values, seed: str) -> str:
     for message, wrong in task.mistakes.items():
         if same(values, run(wrong, name, seed), task.rtol):
             return message
-    return _difference(values, expected, task.rtol)
+    return _first_difference(values, expected, task, task.inputs(rng(seed)))
 
 
 def run(function: Callable, name: str, seed: str) -> Values:
     """The function's values on fresh inputs: nobody sees an array that another function may have changed."""
-    cases = exercise(name).inputs(rng(seed))
-    return [_call(function, case, number) for number, case in enumerate(cases)]
+    task = exercise(name)
+    return [_call(function, task, case) for case in task.inputs(rng(seed))]
 
 
 def rng(seed: str) -> np.random.Generator:
     return np.random.default_rng(list(hashlib.sha256(seed.encode()).digest()))
 
 
-def _call(function: Callable, case: Case, number: int) -> list[np.ndarray]:
+def _call(function: Callable, task: Exercise, case: Case) -> list[np.ndarray]:
     try:
         result = function(*case)
-        return [np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
     except NotImplementedError:
         raise
     except Exception as error:
-        error.add_note(f"Raised in your function on random input {number}: {describe(case)}")
-        raise
+        raise CheckFailed(f"your function raised {_where(error)}\non the input {describe(task, case)}") from error
+    if result is None:
+        raise CheckFailed("your function returns nothing. Is `return` missing?")
+    return [np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
 
 
-def describe(case: Case) -> str:
+def _where(error: Exception) -> str:
+    """The error, and the line of a notebook's cell that it came from, without the frames of this module and JAX."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"\nin line {f.lineno}: {f.line}" for f in frames if "ipykernel" in f.filename or "<ipython" in f.filename]
+    return f"{type(error).__name__}: {error}{lines[-1] if lines else ''}"
+
+
+def describe(task: Exercise, case: Case) -> str:
     """The arguments of a call in a line: small arrays in full, others by shape and dtype."""
-    return ", ".join(_describe(a) for a in case)
+    names = inspect.signature(task.reference).parameters
+    return ", ".join(f"{name} = {_describe(value)}" for name, value in zip(names, case, strict=True))
 
 
 def _describe(value: Any) -> str:
     if callable(value):
-        return getattr(value, "__name__", "a function")
+        return "a function"
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return f"keys of shape {value.shape}"
     array = np.asarray(value)
-    if array.size <= 4:
-        return np.array2string(array, precision=4)
+    if array.size <= 8:
+        return np.array2string(array, precision=4, separator=", ")
     return f"{array.dtype} array of shape {array.shape}"
 
 
@@ -157,16 +172,21 @@ def _close(a: np.ndarray, b: np.ndarray, rtol: float) -> bool:
     return bool(np.allclose(a, b, rtol=rtol, atol=rtol * largest, equal_nan=True))
 
 
-def _difference(values: Values, expected: Values, rtol: float) -> str:
-    """Where the first difference is, for a mistake that nobody has met yet."""
-    pairs = zip(values, expected, strict=True)
-    number, (got, want) = next((i, p) for i, p in enumerate(pairs) if not _same_case(*p, rtol))
+def _first_difference(values: Values, expected: Values, task: Exercise, cases: Sequence[Case]) -> str:
+    """The first case with a wrong value, for a mistake that nobody has met yet."""
+    triples = zip(values, expected, cases, strict=True)
+    got, want, case = next(t for t in triples if not _same_case(t[0], t[1], task.rtol))
     if len(got) != len(want):
-        return f"your function returns {len(got)} value(s), where {len(want)} are asked for."
-    a, b = next((a, b) for a, b in zip(got, want, strict=True) if not _close(a, b, rtol))
+        return f"your function returns {len(got)} value(s), and a tuple of {len(want)} is asked for."
+    names = task.returns or ("your value",)
+    name, a, b = next(t for t in zip(names, got, want, strict=True) if not _close(t[1], t[2], task.rtol))
+    return f"{name} is wrong on the input {describe(task, case)}: {_contrast(a, b)}"
+
+
+def _contrast(a: np.ndarray, b: np.ndarray) -> str:
     if a.shape != b.shape:
-        return f"on random input {number} your value has shape {a.shape}, and {b.shape} is asked for."
-    return f"on random input {number} your value is\n{_short(a)}\nand the right one is\n{_short(b)}"
+        return f"it has shape {a.shape}, and {b.shape} is asked for."
+    return f"it is\n{_short(a)}\nand the right one is\n{_short(b)}"
 
 
 def _short(array: np.ndarray) -> str:

@@ -4,6 +4,7 @@ Section numbers in the messages are those of lecture 01.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,12 @@ FLOATS = (np.float64, np.float32)
 
 
 def _normal_cases(rng: np.random.Generator) -> list[Case]:
-    """(z, y, scale) with two or more outputs and a scale that is not 1, so that no factor can hide."""
-    k = int(rng.integers(2, 7))
+    """(z, y, scale) with three or more outputs and a scale that is not 1, so that no factor can hide."""
+    k = int(rng.integers(3, 7))
 
     def case(dtype: DTypeLike, scale: float) -> Case:
-        z, y = rng.normal(size=(2, k)).astype(dtype)
-        return jnp.asarray(z), jnp.asarray(y), scale
+        z, noise = rng.normal(size=(2, k)).astype(dtype)
+        return jnp.asarray(z), jnp.asarray(z + np.asarray(scale, dtype) * noise), scale
 
     wide, narrow = float(rng.uniform(1.5, 3)), float(rng.uniform(0.3, 0.8))
     return [case(np.float64, wide), case(np.float64, narrow), case(np.float32, wide), case(np.float32, narrow)]
@@ -34,33 +35,38 @@ def _logit_cases(rng: np.random.Generator) -> list[Case]:
     """(z, y): ordinary logits, logits far from 0 together, and logits far apart; y is not the most likely class."""
     k = int(rng.integers(3, 7))
 
-    def case(dtype: DTypeLike, offset: float, spread: float) -> Case:
-        z = (offset + spread * rng.normal(size=k)).astype(dtype)
+    def case(z: np.ndarray) -> Case:
         return jnp.asarray(z), jnp.asarray(rng.choice(np.delete(np.arange(k), z.argmax())))
 
-    return [case(np.float64, 0, 2), case(np.float32, 0, 2), case(np.float64, 2000, 2), case(np.float64, 0, 2000)]
+    ordinary, narrow = 2 * rng.normal(size=k), rng.uniform(-2, 2, k).astype(np.float32)
+    apart = 2000 * (rng.permutation(k) - k / 2 + rng.uniform(-0.2, 0.2, k))  # neighbours 1200 apart: exp(-1200) is 0
+    return [case(z) for z in (ordinary, narrow, 2000 + ordinary, apart)]
 
 
 def _output_cases(rng: np.random.Generator) -> list[Case]:
     return [(z,) for z, _ in _logit_cases(rng)[:3]]
 
 
-def _softmax_log_prob(d: int, k: int) -> Callable:
-    """log p(y|x;θ) of softmax regression; θ holds k rows of d weights."""
+def _log_prob(d: int, k: int) -> Callable:
+    """log p(y|x;θ) of a model that the notebook does not have: logits W tanh(x) + b, θ the k rows of (W, b)."""
 
-    def log_prob(theta: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(theta.reshape(k, d) @ x)[y]
+    def log_prob(theta: jax.Array, x: jax.Array, y: Any) -> jax.Array:
+        return jax.nn.log_softmax(_logits(theta.reshape(k, d + 1), x))[y]
 
     return log_prob
 
 
+def _logits(rows: jax.Array, x: jax.Array) -> jax.Array:
+    return rows[:, :-1] @ jnp.tanh(x) + rows[:, -1]
+
+
 def _model_cases(rng: np.random.Generator, dtypes: tuple = FLOATS) -> list[tuple]:
-    """(log_prob, θ, x, y, k) of a small softmax regression, one a dtype."""
-    n, d, k = int(rng.integers(4, 8)), int(rng.integers(2, 4)), int(rng.integers(3, 5))
-    log_prob = _softmax_log_prob(d, k)
+    """(log_prob, θ, x, y, k), one a dtype; never three classes, as the notebook's own example has, and n is not k."""
+    n, d, k = int(rng.integers(6, 9)), int(rng.integers(2, 4)), int(rng.integers(4, 6))
+    log_prob = _log_prob(d, k)
 
     def case(dtype: DTypeLike) -> tuple:
-        theta, x = rng.normal(size=k * d).astype(dtype), rng.normal(size=(n, d)).astype(dtype)
+        theta, x = rng.normal(size=k * (d + 1)).astype(dtype), rng.normal(size=(n, d)).astype(dtype)
         return log_prob, jnp.asarray(theta), jnp.asarray(x), jnp.asarray(rng.integers(0, k, n)), k
 
     return [case(dtype) for dtype in dtypes]
@@ -79,18 +85,17 @@ def _kl_cases(rng: np.random.Generator) -> list[Case]:
 
     def step(theta: jax.Array) -> jax.Array:
         d = rng.normal(size=theta.shape)
-        return jnp.asarray(0.5 * d / np.linalg.norm(d))
+        return jnp.asarray((0.5 * d / np.linalg.norm(d)).astype(theta.dtype))
 
-    cases = _model_cases(rng, (np.float64, np.float64))
-    return [(log_prob, theta, step(theta), x, k) for log_prob, theta, x, _, k in cases]
+    return [(log_prob, theta, step(theta), x, k) for log_prob, theta, x, _, k in _model_cases(rng)]
 
 
 def _sampling_cases(rng: np.random.Generator) -> list[Case]:
     """(log_prob, sample, θ, x, observed y, keys (M, n)): a key for every draw and example."""
-    draws = int(rng.integers(5, 9))
+    draws = int(rng.integers(9, 12))  # more than examples: dividing by one is not dividing by the other
 
     def sample(key: jax.Array, theta: jax.Array, x: jax.Array) -> jax.Array:
-        return jax.random.categorical(key, theta.reshape(-1, len(x)) @ x)
+        return jax.random.categorical(key, _logits(theta.reshape(-1, len(x) + 1), x))
 
     def keys(n: int) -> jax.Array:
         return jax.random.split(jax.random.key(int(rng.integers(2**31))), (draws, n))
@@ -139,6 +144,23 @@ NLL_NORMAL = Exercise(
         "log scale is missing. Without it a wider Normal would always fit better (lecture 01, §1).": (
             lambda z, y, s: nll_normal(z, y, s) - z.size * jnp.log(s)
         ),
+        "log scale is there once, and ½ log 2π for every output. Each of the k outputs has both (lecture 01, §1).": (
+            lambda z, y, s: nll_normal(z, y, s) - (z.size - 1) * jnp.log(s)
+        ),
+        "½ log 2π is there once, and log scale for every output. Each of the k outputs has both (lecture 01, §1).": (
+            lambda z, y, s: nll_normal(z, y, s) - (z.size - 1) * 0.5 * jnp.log(2 * jnp.pi)
+        ),
+        "log scale has the wrong sign. A wide Normal has a low peak, so its nll has + log scale (lecture 01, §1).": (
+            lambda z, y, s: nll_normal(z, y, s) - 2 * z.size * jnp.log(s)
+        ),
+        "the ½ before the square is missing: the exponent of a Normal is -(y-z)²/(2 scale²) (lecture 01, §1).": (
+            lambda z, y, s: nll_normal(z, y, s) + 0.5 * jnp.sum(((y - z) / s) ** 2)
+        ),
+        "2π has lost its square root: a density has 1/√(2π), so the nll has ½ log 2π (lecture 01, §1).": (
+            lambda z, y, s: nll_normal(z, y, s) + z.size * 0.5 * jnp.log(2 * jnp.pi)
+        ),
+        "the whole constant has a ½ that belongs to log 2π alone. It is log scale + ½ log 2π: half the log of "
+        "2π scale² (lecture 01, §1).": lambda z, y, s: nll_normal(z, y, s) - 0.5 * z.size * jnp.log(s),
     },
 )
 
@@ -166,9 +188,21 @@ NLL_CATEGORICAL = Exercise(
         "the largest logit first; the softmax does not change (lecture 01, §1).": lambda z, y: (
             -jnp.log(jnp.exp(z)[y] / jnp.sum(jnp.exp(z)))
         ),
-        "softmax is stable, but log comes after it: a probability below 1e-308 is rounded to 0, and log 0 is -inf. "
-        "Take the log of the quotient by hand before you compute anything (lecture 01, §1).": lambda z, y: (
+        "right until the logits are far apart, then inf. Either log comes after the softmax, where a probability below "
+        "1e-308 has become 0; or what you subtract before exp is not the largest logit, so that an exponent is still "
+        "above 709. Take the log of the quotient by hand, and subtract the maximum (lecture 01, §1).": lambda z, y: (
             -jnp.log(jax.nn.softmax(z)[y])
+        ),
+        "right for small logits, inf for large ones: exp(z) overflows above 709 (above 88 in float32). The logarithm "
+        "is split well; now subtract the largest logit inside exp and add it again outside (lecture 01, §1).": (
+            lambda z, y: jnp.log(jnp.sum(jnp.exp(z))) - z[y]
+        ),
+        "you subtract the largest logit inside exp and do not put it back: log Σ exp z = t + log Σ exp(z - t) "
+        "(lecture 01, §1).": lambda z, y: nll_categorical(z, y) - jnp.max(z),
+        "this is the log-probability. The loss is its negative, log Σ exp z - z_y, and never below 0 "
+        "(lecture 01, §1).": lambda z, y: -nll_categorical(z, y),
+        "z_y is missing: log Σ exp z is the normaliser alone, the same for every class (lecture 01, §1).": (
+            lambda z, y: nll_categorical(z, y) + z[y]
         ),
         "you take the log of a logit. Logits are not probabilities: they may be negative and need not sum to 1 "
         "(lecture 01, §1).": lambda z, y: -jnp.log(z[y]),
@@ -203,6 +237,11 @@ def _output_fisher_enumerated(z):
     return sum(p[y] * jnp.outer(errors[y], errors[y]) for y in range(z.size))
 
 
+def _unweighted_output_fisher(z):
+    errors = jnp.eye(z.size) - jax.nn.softmax(z)
+    return errors.T @ errors / z.size
+
+
 OUTPUT_FISHER = Exercise(
     reference=output_fisher,
     inputs=_output_cases,
@@ -214,6 +253,22 @@ OUTPUT_FISHER = Exercise(
         "subtracted (lecture 01, §3).": lambda z: jnp.diag(jax.nn.softmax(z)),
         "the diagonal is right, the rest is zero. Classes compete: when one is drawn the others are not, so the "
         "covariance of two of them is -p_i p_j (lecture 01, §3).": lambda z: jnp.diag(jnp.diag(output_fisher(z))),
+        "p pᵀ is added where it has to be subtracted: Cov(e_y) = E[e_y e_yᵀ] - E[e_y] E[e_y]ᵀ (lecture 01, §3).": (
+            lambda z: jnp.diag(jax.nn.softmax(z)) + jnp.outer(jax.nn.softmax(z), jax.nn.softmax(z))
+        ),
+        "you use the logits where the probabilities belong: p = softmax(z) (lecture 01, §3).": lambda z: (
+            jnp.diag(z) - jnp.outer(z, z)
+        ),
+        "this is zero, or nearly: you averaged the score over y first, and E[e_y - p] = 0. Take the outer product "
+        "first, the expectation after it (lecture 01, §3).": lambda z: jnp.zeros((z.size, z.size)),
+        "p * p multiplies entry by entry, a vector, which is then taken from every row. The matrix p pᵀ is "
+        "jnp.outer(p, p) (lecture 01, §3).": lambda z: jnp.diag(jax.nn.softmax(z)) - jax.nn.softmax(z) ** 2,
+        "p @ p.T is one number for a vector, Σ p². The matrix p pᵀ is jnp.outer(p, p) (lecture 01, §3).": lambda z: (
+            jnp.diag(jax.nn.softmax(z)) - jnp.sum(jax.nn.softmax(z) ** 2)
+        ),
+        "the classes are added without a weight: Σ_y s sᵀ is no expectation. Weight class y by p_y (lecture 01, §3).": (
+            lambda z: z.size * _unweighted_output_fisher(z)
+        ),
         "the sign is wrong: a Fisher matrix is a covariance, its diagonal cannot be negative (lecture 01, §3).": (
             lambda z: -output_fisher(z)
         ),
@@ -249,6 +304,9 @@ SCORE = Exercise(
         "the rows cannot be had back (lecture 01, §2).": lambda f, t, x, y: score(f, t, x, y).mean(0),
         "this is the gradient of the sum, one vector. The score keeps a row for every example: (n, P) "
         "(lecture 01, §2).": lambda f, t, x, y: score(f, t, x, y).sum(0),
+        "the rows are divided by n. Each row is the gradient of one example's log p, whole (lecture 01, §2).": (
+            lambda f, t, x, y: score(f, t, x, y) / len(x)
+        ),
         "the sign is turned: you differentiate the loss -log p, and the score is the gradient of +log p "
         "(lecture 01, §2).": lambda f, t, x, y: -score(f, t, x, y),
         "you differentiate p, and the score is the gradient of log p: it is ∇p / p (lecture 01, §2).": (
@@ -307,6 +365,10 @@ def _outer_over_examples(scores):
     return scores.T @ scores / len(scores)
 
 
+def _gram(rows):
+    return rows.T @ rows
+
+
 def _of_scores(change: Callable) -> Callable:
     """A wrong Fisher: change(scores (k, n, P), p (k, n)) -> (P, P)."""
     return lambda log_prob, theta, x, k: change(*_all_scores(log_prob, theta, x, k))
@@ -333,10 +395,18 @@ FISHER_ENUMERATED = Exercise(
         ),
         "you averaged the score over x before the outer product. The mean of s sᵀ is not the outer product of means: "
         "each x has its own (lecture 01, §3).": _of_scores(
-            lambda s, p: jnp.einsum("yp,yq->pq", *(2 * (jnp.einsum("yn,ynp->yp", jnp.sqrt(p), s) / p.shape[1],)))
+            lambda s, p: jnp.einsum("y,yp,yq->pq", p.mean(1), s.mean(1), s.mean(1))
         ),
-        "the probability is in there twice. s = ∇p/p has been divided by p already: one p(y|x;θ) is left "
-        "(lecture 01, §3).": _of_scores(lambda s, p: _weighted(p**2, s) / p.shape[1]),
+        "you averaged p·s over x before the outer product. The mean over x of Σ_y p s sᵀ is asked for: each x has its "
+        "own product (lecture 01, §3).": _of_scores(lambda s, p: _gram(jnp.einsum("yn,ynp->yp", p, s) / p.shape[1])),
+        "you divide by the number of classes where the number of inputs belongs: F is the mean over x "
+        "(lecture 01, §3).": _of_scores(lambda s, p: _weighted(p, s) / len(p)),
+        "the weight is log p. An expectation weights by the probability itself: jnp.exp(log_prob(...)) "
+        "(lecture 01, §3).": _of_scores(lambda s, p: _weighted(jnp.log(p), s) / p.shape[1]),
+        "you divide by the number of classes too. The weights p(y|x;θ) sum to 1 already: divide by n alone "
+        "(lecture 01, §3).": _of_scores(lambda s, p: _weighted(p, s) / p.size),
+        "this is Σ p² s sᵀ, which is Σ ∇p ∇pᵀ: the weight is in there twice, or you differentiated p. The Fisher has "
+        "one p: Σ p s sᵀ (lecture 01, §3).": _of_scores(lambda s, p: _weighted(p**2, s) / p.shape[1]),
     },
 )
 
@@ -350,6 +420,11 @@ def _mean_kl(log_prob, theta, other, x, num_classes):
     table = jax.vmap(lambda t, a: jax.vmap(lambda y: log_prob(t, a, y))(labels), (None, 0))
     p, q = table(theta, x), table(other, x)
     return jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=1))
+
+
+def _mean_entropy(log_prob, theta, x, num_classes):
+    _, p = _all_scores(log_prob, theta, x, num_classes)
+    return -jnp.sum(p * jnp.log(p)) / len(x)
 
 
 def kl_and_quadratic(log_prob, theta, d, x, num_classes):
@@ -382,6 +457,7 @@ def _of_kl(change: Callable) -> Callable:
 KL_AND_QUADRATIC = Exercise(
     reference=kl_and_quadratic,
     inputs=_kl_cases,
+    returns=("the first value, KL,", "the second value, the quadratic,"),
     right=(_kl_by_loops, _kl_hessian),
     mistakes={
         "the quadratic is twice too large: the ½ of the Taylor series is missing (lecture 01, §4).": _of_kl(
@@ -396,6 +472,26 @@ KL_AND_QUADRATIC = Exercise(
         ),
         "only the KL is a sum over x, so it cannot match its quadratic: take the mean (lecture 01, §4).": _of_kl(
             lambda kl, quad, fisher, a: (kl * len(a[3]), quad)
+        ),
+        "only the quadratic is a sum over x, so it cannot match its KL: F is a mean (lecture 01, §4).": _of_kl(
+            lambda kl, quad, fisher, a: (kl, quad * len(a[3]))
+        ),
+        "the two values are exchanged: KL first, then the quadratic (lecture 01, §4).": _of_kl(
+            lambda kl, quad, fisher, a: (quad, kl)
+        ),
+        "the first value is weighted by q, and its logs are log p - log q: no divergence. KL(θ ‖ θ+d) has p(y|x;θ) as "
+        "weight (lecture 01, §4).": _of_kl(
+            lambda kl, quad, fisher, a: (-_mean_kl(a[0], a[1] + a[2], a[1], *a[3:]), quad)
+        ),
+        "the first value is the cross-entropy -Σ p log q. KL has the entropy taken away: Σ p (log p - log q) "
+        "(lecture 01, §4).": _of_kl(lambda kl, quad, fisher, a: (kl + _mean_entropy(a[0], a[1], *a[3:]), quad)),
+        "the first value is averaged over the classes too. The weights p(y|x;θ) sum to 1: sum over y, mean over x "
+        "(lecture 01, §4).": _of_kl(lambda kl, quad, fisher, a: (kl / a[4], quad)),
+        "the first value is in bits: use the natural logarithm (lecture 01, §4).": _of_kl(
+            lambda kl, quad, fisher, a: (kl / jnp.log(2), quad)
+        ),
+        "the quadratic is ½ ‖d‖²: F is missing. Without it all directions would count alike (lecture 01, §4).": _of_kl(
+            lambda kl, quad, fisher, a: (kl, 0.5 * a[2] @ a[2])
         ),
         "F is taken at θ + d. The quadratic is the Taylor series at θ: F(θ) (lecture 01, §4).": _of_kl(
             lambda kl, quad, fisher, a: (kl, 0.5 * a[2] @ fisher_enumerated(a[0], a[1] + a[2], *a[3:]) @ a[2])
@@ -478,6 +574,7 @@ def _error_over_examples(scores):
 FISHER_SAMPLED = Exercise(
     reference=fisher_sampled,
     inputs=_sampling_cases,
+    returns=("the first value, the estimate,", "the second value, the standard error,"),
     right=(_fisher_sampled_loops, _fisher_sampled_flat),
     mistakes={
         "you use the labels of the data set. That is the EMPIRICAL Fisher, another matrix (unit 04): the Fisher's y is "
@@ -493,6 +590,19 @@ FISHER_SAMPLED = Exercise(
         "the standard error divides by M where the sample variance divides by M - 1 (ddof=1): with few draws it comes "
         "out too small (lecture 01, §3).": _of_draws(
             lambda s: (_outer(s).mean(0), _outer(s).std(0) / jnp.sqrt(len(s)))
+        ),
+        "the second value is a variance over M. The standard error is a square root: s/√M (lecture 01, §3).": _of_draws(
+            lambda s: (_outer(s).mean(0), _outer(s).var(0, ddof=1) / len(s))
+        ),
+        "the second value divides the standard deviation by M; the error of a mean falls as 1/√M (lecture 01, §3).": (
+            _of_draws(lambda s: (_outer(s).mean(0), _outer(s).std(0, ddof=1) / len(s)))
+        ),
+        "the second value divides by √n. What is averaged here are the M draws: √M (lecture 01, §3).": _of_draws(
+            lambda s: (_outer(s).mean(0), _outer(s).std(0, ddof=1) / jnp.sqrt(s.shape[1]))
+        ),
+        "the second value divides by √(Mn). Each F̂_m is a mean over the examples already, its spread too: √M alone "
+        "(lecture 01, §3).": _of_draws(
+            lambda s: (_outer(s).mean(0), _outer(s).std(0, ddof=1) / jnp.sqrt(len(s) * s.shape[1]))
         ),
         "these are sums over the examples: F is a mean over x (lecture 01, §3).": _of_draws(
             lambda s: _mean_and_error(_outer(s) * s.shape[1])

@@ -1,1 +1,1 @@
-"""Curvature of a model's loss: whole matrices for small P (unit 01)."""
+"""Curvature of a loss: whole matrices for small P, products, diagonals and spectra for any."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from course_lib.curvature.matrices import CHUNK, _mean
+from course_lib.curvature.matrices import CHUNK, mean_over_chunks
 from course_lib.curvature.products import Matvec, Tree, flat_matvec
 from course_lib.models import Batch, Model, Params, checked
 
@@ -68,7 +68,7 @@ def fisher_diagonal_mc(
 
     def draw(key: Array) -> Array:
         y = jax.vmap(model.likelihood.sample)(jax.random.split(key, len(x)), z)
-        return _mean(chunk, (x, y), CHUNK)
+        return mean_over_chunks(chunk, (x, y), CHUNK)
 
     estimate, error = mean_and_error(draw, key, num_samples)
     return unravel(estimate), unravel(error)

@@ -35,7 +35,7 @@ def hessian(model: Model, params: Params, batch: Batch, chunk_size: int = CHUNK)
             total = jax.grad(lambda t: jnp.sum(jax.vmap(partial(model.nll_one, unravel(t)))(x, y)))
             return jax.jvp(total, (theta,), (basis,))[1]
 
-        return _mean(chunk_row, checked(batch), chunk_size)
+        return mean_over_chunks(chunk_row, checked(batch), chunk_size)
 
     return jax.lax.map(row, jnp.arange(theta.size), batch_size=min(64, theta.size))
 
@@ -82,7 +82,7 @@ def fisher_mc(
         scores = model.score(params, (inputs, y))
         return scores.T @ scores
 
-    return _mean(outer, (jnp.arange(len(x) * num_samples),), chunk_size)
+    return mean_over_chunks(outer, (jnp.arange(len(x) * num_samples),), chunk_size)
 
 
 @partial(jax.jit, static_argnames=("model", "chunk_size"))
@@ -93,7 +93,7 @@ def empirical_fisher(model: Model, params: Params, batch: Batch, chunk_size: int
         scores = model.score(params, (x, y))
         return scores.T @ scores
 
-    return _mean(outer, checked(batch), chunk_size)
+    return mean_over_chunks(outer, checked(batch), chunk_size)
 
 
 def _sandwich(model: Model, params: Params, middle: Callable, batch: Batch, chunk_size: int) -> Matrix:
@@ -105,7 +105,7 @@ def _sandwich(model: Model, params: Params, middle: Callable, batch: Batch, chun
         weighted = jax.vmap(middle)(model.outputs(params, x), y) @ jac
         return jnp.tensordot(jac, weighted, axes=((0, 1), (0, 1)))
 
-    return _mean(chunk, batch, chunk_size)
+    return mean_over_chunks(chunk, batch, chunk_size)
 
 
 def _any_targets(batch: Batch) -> Batch:
@@ -114,7 +114,7 @@ def _any_targets(batch: Batch) -> Batch:
     return checked((x, jnp.zeros(x.shape[:1])))
 
 
-def _mean(f: Callable, batch: tuple, chunk_size: int) -> Array:
+def mean_over_chunks(f: Callable, batch: tuple, chunk_size: int) -> Array:
     """Σ over chunks of f(*chunk), over n: one chunk lives at a time."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")

@@ -106,10 +106,10 @@ def unit(v: Float[Array, " P"]) -> Float[Array, " P"]:
 
 
 def wide(tree: Tree) -> Tree:
-    """Every leaf as an array of at least float32; float64 stays."""
+    """Every leaf in at least float32: norms and moments of half-precision numbers overflow or vanish. float64 stays."""
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)), tree)
 
 
 def cast_like(tree: Tree, like: Tree) -> Tree:
-    """Every leaf in the dtype of the leaf of `like` in its place."""
+    """Every leaf in the dtype of the leaf of `like` in its place, so that no dtype drifts from step to step."""
     return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), tree, like)

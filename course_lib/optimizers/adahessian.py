@@ -3,16 +3,16 @@
 Source: Yao et al., eq. 2 and 6-12, Algorithm 1; the delayed Hessian is their "AdaHessian Overhead". Where the paper and
 the authors' public code differ, this is the paper, and the code's way is an argument where the course shows it:
 
-| what               | paper (here)                         | public code                                            |
-| ------------------ | ------------------------------------ | ------------------------------------------------------ |
-| block average      | of the signed z·Hz (eq. 10)          | of |Hz|: `magnitude=True`. Larger, and biased           |
-| blocks             | b consecutive entries; 3×3 kernels   | vision: kernels only; instruction: rows of matrices too |
-| delayed Hessian    | every few steps (Table 8)            | none                                                   |
-| weight decay       | not in the algorithm                 | decoupled, times the learning rate: as here            |
+| what            | paper (here)                       | public code                                              |
+| --------------- | ---------------------------------- | -------------------------------------------------------- |
+| block average   | of the signed z·Hz (eq. 10)        | of its magnitude: `magnitude=True`. Larger, and biased   |
+| blocks          | b consecutive entries; 3×3 kernels | vision: kernels; instruction: rows of matrices too       |
+| delayed Hessian | every few steps (Table 8)          | none                                                     |
+| weight decay    | not in the algorithm               | decoupled, times the learning rate: as here              |
 
-eps stands outside the power, as in the public code; the paper has none. pytorch_optimizer's version takes |Hz| too,
-averages no blocks, corrects v by the number of steps (refreshed or not), has its first Hessian only when the step is a
-multiple of `update_period`, and eps = 1e-16.
+eps stands outside the power, as in the public code; the paper has none. pytorch_optimizer's version averages no blocks,
+corrects v by the number of steps (refreshed or not), has its first Hessian only when the step is a multiple of
+`update_period`, and eps = 1e-16.
 """
 
 from collections.abc import Callable
@@ -85,7 +85,8 @@ def adahessian(
     seed: of the probes' key, which the state keeps. Every refresh has a probe of its own.
     magnitude: average |z·Hz| and not z·Hz.
     probe_fraction: the part of the batch, in (0, 1], that the Hessian sees: a new random part at each refresh, unbiased
-        where the loss is a mean over the first axis of the batch's leaves. A quarter of the cost for twice the noise.
+        where the loss is a mean over the first axis of the batch's leaves. The product's cost falls with the part; the
+        noise of D grows slowly, since most of it is the probe's.
 
     Every real number may be a traced scalar or a schedule of the count from 0. A step with a non-finite gradient or
     Hessian product is skipped, and so is one before the first refresh. Raises ValueError for update() without params or

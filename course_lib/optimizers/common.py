@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from course_lib.curvature.products import cast_like, wide
+
 Number = Any  # a Python number, a traced scalar, or a schedule: count (from 0) -> scalar
 
 
@@ -30,16 +32,6 @@ def require_params(params: Any, optimizer: str) -> Any:
     if params is None:
         raise ValueError(f"{optimizer} needs the parameters: call update(grads, state, params, ...)")
     return params
-
-
-def wide(tree: Any) -> Any:
-    """Every leaf in at least float32: norms and moments of half-precision numbers overflow or vanish. float64 stays."""
-    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
-
-
-def cast_like(tree: Any, like: Any) -> Any:
-    """Every leaf in the dtype of the leaf of `like` in its place, so that no dtype drifts from step to step."""
-    return jax.tree.map(lambda a, b: a.astype(b.dtype), tree, like)
 
 
 def global_norm(tree: Any) -> Float[Array, ""]:

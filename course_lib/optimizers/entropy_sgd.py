@@ -49,7 +49,7 @@ def entropy_sgd(
             pulled = jax.tree.map(lambda x, y, g: g - scope * (x - y), x, y, wide(g))
             y = jax.tree.map(lambda y, d, z: y - rate * d + jnp.sqrt(rate) * scale * z, y, pulled, z)
             mu = jax.tree.map(lambda mu, y: (1 - a) * mu + a * y, mu, y)
-            return cast_like(y, x), cast_like(mu, x), key
+            return y, mu, key
 
         def langevin(inner: tuple[Tree, Tree, Array], _: None) -> tuple[tuple[Tree, Tree, Array], None]:
             y, mu, key = inner

@@ -144,7 +144,8 @@ def second_order(
             return updates, ()
         loss, start = require_loss(loss, name), line_search.init(params)
         extra = {"value": loss(params, batch), "grad": grads, "value_fn": lambda p: loss(p, batch)}
-        return line_search.update(updates, start, params, **extra)
+        found, search = line_search.update(updates, start, params, **extra)
+        return cast_like(found, params), search  # optax multiplies every leaf by a number of the first one's dtype
 
     def update(
         grads: Any, state: NewtonState, params: Any = None, *, loss: Any = None, batch: Any = None, **extra: Any

@@ -92,8 +92,6 @@ def dual_norm_perturbation(grads: Tree, rho: Number, p: float = 2) -> Tree:
     gives 0. Only the direction of g counts, so g is divided by its largest entry first: no power over- or underflows.
     """
     g = wide(grads)
-    if p in (1, math.inf):
-        g = jax.lax.stop_gradient(g)  # ε̂ is constant wherever it has a derivative; the power's own rule would say nan
     largest = jax.lax.stop_gradient(_largest(g))
     if p == 1:
         top = jax.tree.map(lambda g: (jnp.abs(g) == largest).astype(g.dtype), g)

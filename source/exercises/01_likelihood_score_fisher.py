@@ -5,9 +5,10 @@
 # Lecture 01 has all the formulas: the § signs point there.
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
-# function on a small example. Then run the *check* cell below it: it calls your function on random inputs
-# and, if the values are wrong, says which mistake gives such values. You may check as often as you like. After handing in, other
-# inputs are used.
+# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
+# the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. Check as
+# often as you like. The cells that only say "points" are for grading: leave them, there other inputs and other models are
+# used, so write functions that use their arguments and not the example's names.
 #
 # Difficulty: ● easy, ●● core, ●●● stretch. Until a function is written, its cell stops with `NotImplementedError`: that
 # is meant so; in the menu, *Run all* stops there too.
@@ -61,13 +62,14 @@ probe(nll_normal, "01.nll_normal")
 # %% [markdown]
 # ## 2 · ●● The loss of a classifier (2 points)
 #
-# Write $-\log\mathrm{softmax}(z)_y$ for logits $z$ and the class $y$. The logits may be as large as 2000, in either
-# direction: your function must be right there too.
+# Write $-\log\mathrm{softmax}(z)_y$ for logits $z$ and the class $y$, from `jnp.exp` and `jnp.log` (in real code you would
+# call `jax.nn.logsumexp`). The logits may be in the thousands, of either sign: your function must be right there too.
 #
 # <details><summary>Hint</summary>
 #
-# Write the logarithm of the quotient as a difference first. Then §1: $\log\sum_je^{z_j}=t+\log\sum_je^{z_j-t}$ for every
-# $t$. Which $t$ keeps every exponent at or below 0?
+# Write the logarithm of the quotient as a difference on paper. That alone still overflows. Then §1:
+# $\log\sum_je^{z_j}=t+\log\sum_je^{z_j-t}$ for every $t$. Which $t$ keeps every exponent at or below 0? Do not forget to
+# add it again.
 # </details>
 
 
@@ -232,7 +234,7 @@ probe(fisher_enumerated, "01.fisher_enumerated")
 # <details><summary>Hint</summary>
 #
 # For one input, KL is $\sum_y p(y)\,(\log p(y)-\log q(y))$ with $p$ at $\theta$ and $q$ at $\theta+d$. To test yourself:
-# halve $d$; the difference of your two numbers should shrink about eightfold.
+# halve $d$; the difference of your two numbers should shrink about eightfold. Return them as a tuple, `return a, b`.
 # </details>
 
 
@@ -259,9 +261,8 @@ def kl_and_quadratic(log_prob, theta, d, x, num_classes):
     ### END SOLUTION
 
 
-kl_and_quadratic(
-    log_prob, theta, 0.1 * jnp.ones(6).at[0].set(-1.0), x, num_classes=3
-)
+d = jnp.array([0.1, -0.1, 0.0, 0.1, 0.0, -0.1])
+kl_and_quadratic(log_prob, theta, d, x, num_classes=3)
 
 # %% check="kl_and_quadratic"
 check(kl_and_quadratic, "01.kl_and_quadratic")
@@ -276,7 +277,8 @@ probe(kl_and_quadratic, "01.kl_and_quadratic")
 # ## 7 · ●●● The Fisher matrix by sampling (3 points)
 #
 # When the targets cannot be listed, one draws them. You are given `sample(key, theta, x_i)`, which draws one $y$ from the
-# model, and an array `keys` of shape $(M,n)$: `keys[m, i]` is for draw $m$ of example $i$, and every key may be used once.
+# model, and an array `keys` of random keys of shape $(M,n)$: `keys[m, i]` is for draw $m$ of example $i$, so that every draw is
+# independent of every other.
 #
 # One draw of the whole batch gives one matrix, $\hat F_m=\frac1n\sum_i s(x_i,y_{m,i})\,s(x_i,y_{m,i})^\top$. Return the
 # mean of the $M$ matrices and its standard error, entry by entry: the sample standard deviation of the $\hat F_m$ (with
@@ -288,6 +290,8 @@ probe(kl_and_quadratic, "01.kl_and_quadratic")
 #
 # Write one draw first: labels by `jax.vmap(sample, in_axes=(0, None, 0))(keys[m], theta, x)`, then your `score`, then
 # $S^\top S/n$ for the $(n,P)$ matrix $S$ of scores. Stack the $M$ results; `matrices.std(axis=0, ddof=1)` has $M-1$.
+# To test yourself: the example below prints the first row of your estimate, its standard error, and the exact row from
+# exercise 5. Are they as far apart as the error says?
 # </details>
 
 
@@ -319,7 +323,10 @@ def sample(key, theta, x):
 
 keys = jax.random.split(jax.random.key(0), (50, len(x)))
 estimate, standard_error = fisher_sampled(log_prob, sample, theta, x, y, keys)
-jnp.round(estimate[0], 3), jnp.round(standard_error[0], 3)
+print("estimate", jnp.round(estimate[0], 3))
+print("error   ", jnp.round(standard_error[0], 3))
+exact = fisher_enumerated(log_prob, theta, x, num_classes=3)
+print("exact   ", jnp.round(exact[0], 3))
 
 # %% check="fisher_sampled"
 check(fisher_sampled, "01.fisher_sampled")
@@ -341,8 +348,9 @@ probe(fisher_sampled, "01.fisher_sampled")
 #    once as the expected second derivative of $-\log p$.
 # 3. Now describe the same coin by its log-odds $\theta=\log\frac{\varphi}{1-\varphi}$. Find $F(\theta)$. (One way: the
 #    chain rule for the score, with $\frac{d\varphi}{d\theta}=\varphi(1-\varphi)$; show that too.)
-# 4. $F(\varphi)$ is *largest* where $F(\theta)$ is *smallest*: near $\varphi=0$ and $\varphi=1$. Explain in two or three
-#    sentences how both can describe the same coin, using $\mathrm{KL}\approx\frac12F\cdot(\text{step})^2$.
+# 4. Near $\varphi=0$ and $\varphi=1$, $F(\varphi)$ grows without bound while $F(\theta)$ goes to zero. Take $\varphi=0.01$ and the
+#    step from 0.01 to 0.012. How long is the same step in $\theta$? Compare $\frac12F\cdot(\text{step})^2$ in both, and explain
+#    in two or three sentences how both matrices describe one and the same coin.
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
@@ -361,8 +369,9 @@ probe(fisher_sampled, "01.fisher_sampled")
 # By the chain rule $s_\theta=\frac{d\varphi}{d\theta}\,s_\varphi=y-\varphi$, and
 # $F(\theta)=\mathrm{Var}(y)=\varphi(1-\varphi)$; equally $F(\theta)=\big(\frac{d\varphi}{d\theta}\big)^2F(\varphi)$. (1 point)
 #
-# **4.** The number $F$ belongs to a parametrisation; the divergence does not. A step $\Delta\theta$ is the step
-# $\Delta\varphi\approx\varphi(1-\varphi)\,\Delta\theta$, and $\frac12F(\varphi)\Delta\varphi^2=\frac12F(\theta)\Delta\theta^2$:
-# the same change of the model in nats. Near $\varphi=0$ a step of 0.01 in probability is enormous, and a step of 0.01
-# in log-odds is hardly felt, because it moves $\varphi$ by almost nothing. (1 point)
+# **4.** In $\varphi$ the step is $0.002$ and $\frac12F\cdot\text{step}^2=\frac12\cdot\frac{0.002^2}{0.0099}=2.0\cdot10^{-4}$ nats.
+# In $\theta$ it is about $0.002/0.0099=0.202$ (exactly $0.184$), and $\frac12\cdot0.0099\cdot0.202^2=2.0\cdot10^{-4}$ nats. $F$
+# belongs to a parametrisation; the divergence does not: a step $\Delta\theta$ is the step
+# $\Delta\varphi\approx\varphi(1-\varphi)\,\Delta\theta$, so $\frac12F(\varphi)\Delta\varphi^2\approx\frac12F(\theta)\Delta\theta^2$. Near
+# $\varphi=0$ a small step in probability changes the coin much, and a small step in log-odds hardly moves $\varphi$. (1 point)
 # ### END SOLUTION

@@ -141,3 +141,13 @@ def test_labels_at_the_end_of_lines_keep_their_distance():
     heights = sorted(text.get_window_extent().y0 * 72 / fig.dpi for text in ax.texts)
     assert [text.get_text() for text in ax.texts] == ["to 0.5", "to 0.51", "to 0.52", "to 1.0"]
     assert np.diff(heights).min() > 14.5  # a pixel is 0.72 points
+
+
+def test_a_slope_guide_has_its_slope_and_its_label():
+    fig, ax = plt.subplots()
+    plots.slope_guide(ax, [2.0, 4.0, 16.0], 3.0, -1.5, "slope -3/2")
+    x, y = ax.lines[0].get_xydata().T
+    np.testing.assert_allclose(np.diff(np.log(y)) / np.diff(np.log(x)), -1.5)
+    assert y[0] == 3.0
+    assert [text.get_text() for text in ax.texts] == ["slope -3/2"]
+    plt.close(fig)

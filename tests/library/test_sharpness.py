@@ -33,7 +33,7 @@ def test_on_a_quadratic_the_gap_gives_the_largest_eigenvalue():
     top = jnp.array([1.0, 0.0, 0.0])
     for far in (0.0, 1e-3, 0.5):
         # At far·e_1 the gradient is 5·far·e_1, and h = ρ‖g‖ + ρ²σ/2: at the minimum σ = 2h/ρ² and nothing else.
-        gap = surrogate_gap(bowl, far * top, A, 0.3, start=top)
+        gap = jax.jit(lambda w: surrogate_gap(bowl, w, A, 0.3, start=top))(far * top)
         np.testing.assert_allclose(gap, 0.3 * 5 * far + 0.3**2 * 5 / 2, rtol=1e-12)
 
 
@@ -52,9 +52,8 @@ def test_for_small_rho_the_gap_is_rho_times_the_slope_and_not_negative():
     rho = jnp.array([4e-3, 2e-3, 1e-3])
 
     def gaps(key):
-        w = jax.tree.map(
-            lambda a, k: jax.random.normal(k, a.shape), NET, dict(zip(NET, jax.random.split(key, 3), strict=True))
-        )
+        theta, unravel = ravel_pytree(NET)
+        w = unravel(jax.random.normal(key, theta.shape))
         slope = jnp.linalg.norm(ravel_pytree(jax.grad(MODEL.loss)(w, BATCH))[0])
         return jax.vmap(lambda r: surrogate_gap(MODEL.loss, w, BATCH, r))(rho), rho * slope
 
@@ -78,6 +77,9 @@ def test_more_steps_climb_to_the_maximum_over_the_ball_and_never_over_it():
     assert np.all(gaps <= highest + 1e-4)  # 1e-4: the grid's own spacing
     np.testing.assert_allclose(gaps[-1], highest, rtol=1e-3)
     assert gaps[0] < 0.96 * highest
+    # From here the later steps go to and fro between two lower points.
+    one, many = (surrogate_gap(waves, jnp.array([0.1, -0.1]), None, rho, steps=steps) for steps in (1, 4))
+    assert many == one
 
 
 @pytest.mark.parametrize(("p", "dual"), [(1, np.inf), (2, 2), (np.inf, 1)])
@@ -92,9 +94,10 @@ def test_m_sharpness_is_the_mean_of_the_groups_gaps_and_grows_as_m_falls():
     x, y = BATCH
     measure = jax.jit(surrogate_gap, static_argnums=0)
     alone = [measure(MODEL.loss, NET, (x[i : i + 2], y[i : i + 2]), 0.2) for i in (0, 2, 4)]
-    by_two = m_sharpness(MODEL.loss, NET, BATCH, 0.2, m=2)
+    grouped = jax.jit(m_sharpness, static_argnums=(0, 4))
+    by_two = grouped(MODEL.loss, NET, BATCH, 0.2, 2)
     np.testing.assert_allclose(by_two, np.mean(alone), rtol=1e-12)
-    whole = m_sharpness(MODEL.loss, NET, BATCH, 0.2, m=6)
+    whole = grouped(MODEL.loss, NET, BATCH, 0.2, 6)
     np.testing.assert_allclose(whole, measure(MODEL.loss, NET, BATCH, 0.2), rtol=1e-12)
     # Each group has its own worst point: a mean of maxima is not below the maximum of the mean, up to eq. 2's error.
     assert by_two > whole
@@ -136,10 +139,11 @@ def test_blocks_need_names(shapes_unchecked):
 @pytest.mark.claim("VIT-1")
 def test_the_kernels_condition_number_is_that_of_j_times_its_transpose():
     x = BATCH[0][:4]
-    jacobian = jax.jacobian(lambda p: MODEL.apply(p, x).ravel())(NET)
+    jacobian = jax.jit(jax.jacobian(lambda p: MODEL.apply(p, x).ravel()))(NET)
     flat = np.concatenate([np.asarray(j).reshape(12, -1) for j in jax.tree.leaves(jacobian)], axis=1)
     eigenvalues = np.linalg.eigvalsh(flat @ flat.T)
-    np.testing.assert_allclose(ntk_condition_number(MODEL, NET, x), eigenvalues[-1] / eigenvalues[0], rtol=1e-6)
+    kappa = jax.jit(lambda x: ntk_condition_number(MODEL, NET, x))(x)
+    np.testing.assert_allclose(kappa, eigenvalues[-1] / eigenvalues[0], rtol=1e-6)
 
 
 def test_with_more_outputs_than_parameters_the_kernel_is_singular():

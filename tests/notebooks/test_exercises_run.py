@@ -1,6 +1,5 @@
 """An exercise as a student meets it, run in a kernel: untouched, and half done through nbgrader's autograde."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,12 +12,16 @@ import nbformat
 from tools import notebooks
 
 
+def copy_of(notebook):
+    return nbformat.reads(nbformat.writes(notebook), as_version=4)
+
+
 def grade_id(cell):
     return cell.metadata.get("nbgrader", {}).get("grade_id", "")
 
 
 def test_the_untouched_exercise_stops_in_every_answer_cell_and_nowhere_else(exercise, read):
-    notebook = nbformat.from_dict(json.loads(nbformat.writes(read(notebooks.exercise_path(exercise)))))
+    notebook = copy_of(read(notebooks.exercise_path(exercise)))
     nbclient.NotebookClient(notebook, timeout=120, allow_errors=True).execute()
     raised = {
         grade_id(cell): [o.ename for o in cell.outputs if o.output_type == "error"]
@@ -59,7 +62,7 @@ def test_autograde_gives_points_for_right_values_only(tmp_path, read):
         shutil.copytree(notebooks.ROOT / kind / name, tmp_path / kind / name)
     for part in ("nbgrader_config.py", "grader"):
         (tmp_path / part).symlink_to(notebooks.ROOT / part)
-    submission = nbformat.from_dict(json.loads(nbformat.writes(read(notebooks.exercise_path(source)))))
+    submission = copy_of(read(notebooks.exercise_path(source)))
     for cell in submission.cells:
         key = grade_id(cell).removeprefix("answer-")
         cell.source = HALF_DONE.get(key, cell.source) if grade_id(cell).startswith("answer-") else cell.source

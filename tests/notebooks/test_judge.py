@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from nbformat.v4 import new_code_cell, new_output
 
 from course_lib import checks
-from course_lib.checks.unit_01 import nll_normal
+from course_lib.checks.unit_01 import kl_and_quadratic, nll_normal
 from grader.judge import verdict
 
 NAME = "01.nll_normal"
@@ -111,20 +111,43 @@ def test_check_names_the_mistake_and_shows_no_traceback():
 
 
 def test_check_shows_both_values_where_it_knows_no_name_for_the_mistake():
-    with pytest.raises(checks.CheckFailed, match=r"random input 0 your value is\n0\.25\nand the right one is"):
+    with pytest.raises(
+        checks.CheckFailed, match=r"your value is wrong on the input z = \[.*it is\n0\.25\nand the right one"
+    ):
         checks.check(lambda z, y, scale: jnp.array(0.25), NAME)
     with pytest.raises(checks.CheckFailed, match=r"shape \(1,\), and \(\) is asked for"):
         checks.check(lambda z, y, scale: jnp.ones(1), NAME)
-    with pytest.raises(checks.CheckFailed, match="returns 2 value"):
+    with pytest.raises(checks.CheckFailed, match=r"returns 2 value\(s\), and a tuple of 1"):
         checks.check(lambda z, y, scale: (jnp.ones(()), jnp.ones(())), NAME)
 
 
-def test_an_error_of_the_students_function_says_which_input_it_was():
-    with pytest.raises(ZeroDivisionError) as caught:
+def test_the_value_that_is_wrong_is_named():
+    with pytest.raises(
+        checks.CheckFailed, match="the second value, the quadratic, is wrong on the input log_prob = a f"
+    ):
+        checks.check(lambda *a: (kl_and_quadratic(*a)[0], jnp.array(7.0)), "01.kl_and_quadratic")
+
+
+def test_an_error_of_the_students_function_says_where_and_on_which_input():
+    with pytest.raises(checks.CheckFailed, match=r"raised ZeroDivisionError: division by zero\non the input z = \["):
         checks.check(lambda z, y, scale: 1 / 0, NAME)
-    assert "random input 0" in caught.value.__notes__[0]
+
+
+def test_the_line_of_a_notebooks_cell_is_quoted():
+    source = "def f(z, y, scale):\n    half = 2\n    return half / 0\n"
+    names: dict = {}
+    exec(compile(source, "/tmp/ipykernel_1/2.py", "exec"), names)
+    with pytest.raises(checks.CheckFailed, match="in line 3"):
+        checks.check(names["f"], NAME)
+
+
+def test_a_forgotten_return_is_named():
+    with pytest.raises(checks.CheckFailed, match="returns nothing"):
+        checks.check(lambda z, y, scale: None, NAME)
 
 
 def test_an_exercise_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="no exercise 'nll'; it has nll_normal"):
         checks.check(nll_normal, "01.nll")
+    with pytest.raises(ValueError, match=r'such as "01.score"; got \'nll_normal\''):
+        checks.check(nll_normal, "nll_normal")

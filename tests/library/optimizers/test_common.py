@@ -92,7 +92,7 @@ def test_decay_one_is_the_plain_sum(values):
 
 def test_moments_keep_their_dtype_beside_wide_numbers():
     mean = {"a": jnp.zeros(2, jnp.float32), "b": jnp.zeros(2)}
-    decay = jnp.asarray(0.5)  # a float64 scalar
+    decay = jnp.asarray(0.5, jnp.float64)  # with a dtype of its own, as a traced one may have
     new = common.decayed(mean, {"a": jnp.ones(2), "b": jnp.ones(2)}, decay)
     assert [a.dtype for a in jax.tree.leaves(new)] == [jnp.float32, jnp.float64]
     assert [a.dtype for a in jax.tree.leaves(common.debiased(new, decay, jnp.asarray(1)))] == [jnp.float32, jnp.float64]

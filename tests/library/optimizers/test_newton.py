@@ -263,6 +263,7 @@ def test_a_step_that_is_not_finite_is_skipped(solver):
     opt = newton(solver=solver, line_search=optax.scale_by_backtracking_linesearch(5))
     params = jnp.asarray([1.0, 2.0])
     _, state = step(opt, params, loss, 1.0)
+    assert (state.count, state.skipped) == (1, 0)
     for batch, grads in [(1.0, jnp.asarray([1.0, jnp.nan])), (jnp.nan, params), (jnp.inf, params)]:
         updates, after = step(opt, params, loss, batch, grads, state)
         np.testing.assert_array_equal(updates, [0, 0])
@@ -334,7 +335,7 @@ def test_dtypes_do_not_drift(solver):
 
     params = {"a": jnp.zeros((2, 2), jnp.bfloat16), "b": jnp.ones((), jnp.float16)}
     search = optax.scale_by_backtracking_linesearch(5)
-    opt = newton(jnp.asarray(1.0), jnp.asarray(0.0), solver, line_search=search)
+    opt = newton(jnp.ones(()), jnp.zeros(()), solver, line_search=search)
     path, state = iterate(opt, params, loss, 2)
     np.testing.assert_allclose(path["a"][-1].astype(float), 3, rtol=1e-2)
     assert state.solve.residual.dtype == jnp.float32
