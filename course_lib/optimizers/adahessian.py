@@ -32,8 +32,10 @@ from course_lib.optimizers.common import (
     all_finite,
     at,
     cast_like,
+    choose,
     debiased,
     decayed,
+    is_due,
     quotient,
     require_loss,
     require_params,
@@ -198,15 +200,3 @@ def kernel_blocks(path: Any, leaf: Array) -> Block:
     """The public code's blocks, for Flax's layout: a (h, w, in, out) kernel over its h × w window, an (in, out) matrix
     over the weights into one output (torch's row); nothing else."""
     return {4: (0, 1), 2: (0,)}.get(leaf.ndim)
-
-
-def is_due(count: Int[Array, ""], every: int) -> Any:
-    """Whether this count refreshes: True itself where each does, so that no branch is compiled."""
-    return True if every == 1 else count % every == 0
-
-
-def choose(due: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
-    """compute() where due, else the tree as it is: by Python for a bool, by lax.cond for a traced one."""
-    if isinstance(due, bool):
-        return compute() if due else otherwise
-    return jax.lax.cond(due, compute, lambda: otherwise)

@@ -86,3 +86,15 @@ def zero_count() -> Int[Array, ""]:
 def zero_moment(params: Any) -> Any:
     """Zeros like the parameters, in at least float32, in buffers of their own."""
     return jax.tree.map(jnp.zeros_like, wide(params))
+
+
+def is_due(count: Int[Array, ""], every: int) -> Any:
+    """Whether this count refreshes: True itself where each does, so that no branch is compiled."""
+    return True if every == 1 else count % every == 0
+
+
+def choose(due: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
+    """compute() where due, else the tree as it is: by Python for a bool, by lax.cond for a traced one."""
+    if isinstance(due, bool):
+        return compute() if due else otherwise
+    return jax.lax.cond(due, compute, lambda: otherwise)
