@@ -14,7 +14,7 @@ jax.config.update("jax_debug_key_reuse", True)
 jaxtyping.install_import_hook("course_lib", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 # The same examples in every run, and no limit on the time of one: the first call of a shape compiles.
-settings.register_profile("course", derandomize=True, deadline=None, max_examples=15)
+settings.register_profile("course", derandomize=True, deadline=None, max_examples=10)
 settings.load_profile("course")
 
 
