@@ -650,7 +650,7 @@ plots.show(
 # The divergence is the expectation of $\log p-\log q$ under $y\sim p$:
 # $\mathrm{KL}=d_s+\frac{1+d_\mu^2}{2e^{2d_s}}-\frac12$.
 #
-# The next four cells compute the figure and lay it out; you may skip to it.
+# The next five cells compute the figure and lay it out; you may skip to it.
 
 
 # %%
@@ -688,6 +688,7 @@ def density(t, s):
     return jnp.exp(-0.5 * (t / jnp.exp(s)) ** 2 - s) / jnp.sqrt(2 * jnp.pi)
 
 
+# %%
 two_normals = Panel(
     "Two Normals",
     "y",
@@ -903,19 +904,17 @@ for name, weight, *errors in table:
 # %%
 fig, ax = plt.subplots()
 rows = np.arange(len(NAMES))
-looks = {
-    "parametric": (by_model, "blue", "o"),
-    "pairs": (by_pairs, "vermillion", "s"),
-}
-for shift, (name, (values, color, marker)) in zip(
-    (-0.1, 0.1), looks.items(), strict=True
-):
+looks = [
+    ("parametric", by_model, "blue", "o", -0.1),
+    ("pairs", by_pairs, "vermillion", "s", 0.1),
+]
+for name, values, color, marker, shift in looks:
     r = values / from_fisher
     style = {"color": COLORS[color], "marker": marker, "linestyle": "none"}
     ax.errorbar(
         r.mean(0), rows + shift, xerr=r.std(0, ddof=1), label=name, **style
     )
-ax.axvline(1, color="black", linestyle=":", linewidth=1)
+ax.axvline(1, color="black", linestyle=":")
 ax.set_yticks(rows, NAMES)
 ax.set(xlabel="bootstrap standard error / √(F⁻¹/n)", ylabel="parameter")
 ax.set_title("The bootstrap against √(F⁻¹/n)")
@@ -1115,7 +1114,7 @@ assert np.linalg.cond(F_softmax) > 1e14
 # %% [markdown]
 # ## 7 · Change the code
 #
-# *This cell needs a running kernel.* A coin shows heads with a probability that the slider sets. It is described by a
+# *The last of these three cells needs a running kernel.* A coin shows heads with a probability that the slider sets. It is described by a
 # parameter $\theta$: here the log-odds, so `prob_of_heads` is the sigmoid. The figure shows the divergence of the coin from
 # itself after a step $d$ in $\theta$, and the quadratic. By (1.4), with one output and $J=d\varphi/d\theta$ for the
 # probability $\varphi$, and with the Fisher information $\frac1{\varphi(1-\varphi)}$ of a coin in its own probability
@@ -1132,6 +1131,7 @@ prob_of_heads, theta_of = jax.nn.sigmoid, jax.scipy.special.logit
 # prob_of_heads, theta_of = (lambda t: jnp.sin(t) ** 2), (lambda p: jnp.arcsin(jnp.sqrt(p)))
 
 
+# %%
 def coin(p):
     d = jnp.linspace(-1, 1, 401)
     theta = theta_of(p)
@@ -1152,6 +1152,7 @@ def draw_coin(p):
     plots.show(fig, f"KL and its quadratic over the step, for p = {p:.2f}.")
 
 
+# %%
 p_slider = FloatSlider(value=0.2, min=0.02, max=0.98, step=0.02)
 _ = interact(draw_coin, p=p_slider)
 
