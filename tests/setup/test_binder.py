@@ -45,6 +45,7 @@ def test_workflows_may_only_read_and_ci_runs_the_one_script():
         assert yaml.safe_load(path.read_text())["permissions"] == {"contents": "read"}, path.name
     assert "run: bash .ci/run" in (ROOT / ".github/workflows/test.yml").read_text()
     assert re.search(r"^make test$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+    assert re.search(r"^make floors$", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
 
 
 def test_licences_and_citation_agree_with_pyproject():
