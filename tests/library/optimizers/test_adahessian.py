@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
+from tree_checks import same
 
 from course_lib.curvature.diagonals import rademacher
 from course_lib.optimizers.adahessian import (
@@ -62,16 +63,6 @@ def run(opt, params=PARAMS, steps=STEPS, f=loss):
 
 def close(a, b, rtol=1e-9, atol=1e-9):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), a, b)
-
-
-def same(a, b):
-    """Bit for bit, and in dtype; typed keys too."""
-
-    def bits(x):
-        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        return (x.dtype, np.asarray(x).tobytes())
-
-    assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
 
 
 # --- Algorithm 1 ---

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
+from tree_checks import same
 
 from course_lib.curvature.matrices import fisher
 from course_lib.likelihoods import Categorical, Normal
@@ -39,16 +40,6 @@ def run(opt, params, steps=200, loss=noisy_rosenbrock):
 
 def close(a, b, rtol=1e-12, atol=1e-12):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), a, b)
-
-
-def same(a, b):
-    """Bit for bit, and in dtype; typed keys too."""
-
-    def bits(x):
-        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        return (x.dtype, np.asarray(x).tobytes())
-
-    assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
 
 
 RATE = 2e-3  # below what makes any of them oscillate, which would amplify rounding

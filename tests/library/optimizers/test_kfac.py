@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from tree_checks import same
 
 from course_lib.curvature.kronecker import to_matrices
 from course_lib.curvature.matrices import fisher
@@ -23,16 +24,6 @@ def normal(i, *shape):
 
 def close(a, b, rtol=1e-9, atol=1e-9):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), a, b)
-
-
-def same(a, b):
-    """Bit for bit, and in dtype; typed keys too."""
-
-    def bits(x):
-        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        return (x.dtype, np.asarray(x).tobytes())
-
-    assert jax.tree.map(bits, a) == jax.tree.map(bits, b)
 
 
 PARAMS = {"in": {"kernel": normal(1, 3, 4), "bias": normal(0, 4)}, "out": {"kernel": normal(2, 4, 3)}}
