@@ -112,6 +112,7 @@ def enumerated(likelihood, outcomes):
 # hessian
 
 
+@pytest.mark.claim("M-FH")
 @EACH
 def test_hessian_is_that_of_the_whole_loss(likelihood):
     model, batch = MODELS[likelihood], batch_of(likelihood)
@@ -150,6 +151,7 @@ def test_fisher_is_the_expected_outer_product_of_scores(likelihood, outcomes):
 
 
 @pytest.mark.claim("M-4")
+@pytest.mark.claim("M-FH")
 @pytest.mark.claim("SL-hess")
 @EACH
 def test_fisher_is_the_expected_hessian_of_minus_log_p(likelihood, outcomes):
@@ -284,6 +286,16 @@ def test_empirical_fisher_is_not_the_fisher_and_has_rank_n_at_most(likelihood):
     f, e = fisher(model, PARAMS, batch), empirical_fisher(model, PARAMS, batch)
     assert np.abs(f - e).max() > 0.1 * np.abs(f).max()
     assert np.linalg.matrix_rank(e) <= N < P
+
+
+@pytest.mark.claim("M-rank")
+@EACH
+def test_the_ranks_are_at_most_those_of_the_examples_added_up(likelihood):
+    """Few examples, so that the bounds are below P; and both are reached, so that they are no looser than need be."""
+    few = X[:3], TARGETS[likelihood][:3]
+    of_outputs = sum(np.linalg.matrix_rank(likelihood.fisher(z)) for z in mlp(PARAMS, few[0]))
+    assert np.linalg.matrix_rank(fisher(MODELS[likelihood], PARAMS, few)) == of_outputs < P
+    assert np.linalg.matrix_rank(empirical_fisher(MODELS[likelihood], PARAMS, few)) == 3
 
 
 # fisher_mc
