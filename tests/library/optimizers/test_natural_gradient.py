@@ -153,6 +153,22 @@ def kl(p, q):
     return q[1] - p[..., 1] + (ratio + ((p[..., 0] - q[0]) / np.exp(q[1])) ** 2 - 1) / 2
 
 
+@pytest.mark.claim("M-arnold", "M-steepE")
+@pytest.mark.parametrize("a", [np.array([[3.0, 1.0], [1.0, 0.5]]), np.eye(2)], ids=["A", "Euclidean"])
+def test_the_direction_is_the_steepest_on_a_small_ball_of_any_norm(a):
+    """Brute force over ‖d‖_A = ε: d/ε tends to -A⁻¹g/‖g‖_{A⁻¹}, with an error of order ε."""
+    theta = jnp.array([0.3, 0.4])
+    opt = natural_gradient(GAUSSIAN, 1.0, 0.0, matvec=lambda params, batch, v: a @ v, solver=dense)
+    updates, _ = step(opt, theta, GAUSSIAN, DATA)
+    limit = updates / np.sqrt(-gradient(GAUSSIAN, theta, DATA) @ updates)
+    eps = 1e-3
+    angles = np.linspace(0, 2 * np.pi, 20001)
+    rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rays *= eps / np.sqrt(np.einsum("ri,ij,rj->r", rays, a, rays))[:, None]
+    losses = jax.vmap(lambda p: GAUSSIAN.loss(p, DATA))(theta + rays)
+    np.testing.assert_allclose(rays[np.argmin(losses)] / eps, limit, atol=5e-3)
+
+
 @pytest.mark.claim("M-klball", "SL-nat")
 def test_the_direction_is_the_steepest_on_a_small_kl_ball():
     """Brute force over KL(θ+d ‖ θ) <= ε²: d/ε tends to -√2 F⁻¹g/‖g‖_{F⁻¹}, with an error of order ε."""
