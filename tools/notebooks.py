@@ -136,7 +136,7 @@ def text_part(notebook: NotebookNode) -> list[dict]:
 
 def execute(notebook: NotebookNode, name: str, folder: Path) -> NotebookNode:
     """The notebook, run top to bottom in a fresh kernel in `folder`. BuildError names the cell that failed."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONHASHSEED": "0"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONHASHSEED": "0", "CI": "1"}  # CI: no progress lines
     client = nbclient.NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,

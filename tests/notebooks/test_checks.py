@@ -51,7 +51,7 @@ def test_every_mistake_gets_its_own_message(name, seed):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_right_answer_passes(name, seed):
-    assert [verdict(name, seed, place) for place in range(len(checks.exercise(name).right))] == ["", ""]
+    assert {verdict(name, seed, place) for place in range(len(checks.exercise(name).right))} == {""}
 
 
 @pytest.mark.parametrize("name", NAMES)
