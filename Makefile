@@ -5,6 +5,7 @@ UNIT ?=
 LOCK_FLAGS ?=
 # The environment of `make test`: `dev` is the lock; `newest` is what pyproject.toml admits today.
 SETUP ?= dev
+BENCH_FLAGS ?=
 PY := .venv/bin/python
 
 # Most of a test run is XLA compiling. What one run compiled, the next one reads: a third of the time. The library's
@@ -15,10 +16,10 @@ COMPILED := JAX_COMPILATION_CACHE_DIR='$(CURDIR)/.cache/jax' JAX_PERSISTENT_CACH
 # A hung kernel must not hang CI. GNU timeout is not on every machine; there the cells' own limit has to do.
 OUTER_LIMIT := $(if $(shell command -v timeout),timeout 2400)
 
-.PHONY: help setup lab dev notebooks test lint types unit floors nbval format lock clean
+.PHONY: help setup lab dev notebooks test lint types unit floors nbval test-peers bench format lock clean
 
 help:        ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 setup:       ## the students' environment: .venv from requirements.lock, checked by hash
 	@sh tools/setup.sh student
@@ -57,6 +58,21 @@ floors: dev  ## pytest on the floors of the library that no lecture uses yet
 nbval: dev   ## run every lecture and solution, compare the marked outputs
 	@$(COMPILED) JAX_DEBUG_KEY_REUSE=1 $(OUTER_LIMIT) $(PY) -m pytest --nbval-lax --nbval-cell-timeout=120 -W default \
 	  -p no:cacheprovider -n 2 --dist loadscope lectures/*.ipynb solutions/*/*.ipynb
+
+PEERS := .venv-peers/bin/python
+.venv-peers/peers.stamp: requirements-dev.lock pyproject.toml
+	@echo "Setting up .venv-peers (some minutes; torch is large) ..."
+	@rm -rf .venv-peers
+	@$(PY) -m venv .venv-peers
+	@$(PEERS) -m pip install --quiet --require-hashes --only-binary :all: -r requirements-dev.lock
+	@$(PEERS) -m pip install --quiet --no-build-isolation -e '.[peers]'
+	@touch $@
+
+test-peers: dev .venv-peers/peers.stamp   ## course_lib beside curvlinops, nngeometry, BackPACK, PyHessian and torch's optimizers
+	@$(COMPILED) JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PEERS) -m pytest -q tests/peers
+
+bench: dev   ## what it costs: table, JSON and plot in build/benchmarks (peers too where .venv-peers is; BENCH_FLAGS=--quick)
+	@$(if $(wildcard .venv-peers/peers.stamp),$(PEERS),$(PY)) -m benchmarks $(BENCH_FLAGS)
 
 format: dev  ## let ruff rewrite the Python files
 	@$(PY) -m ruff format --quiet .

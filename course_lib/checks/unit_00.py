@@ -40,7 +40,7 @@ def _batch_cases(rng: np.random.Generator) -> list[Case]:
 
 
 def _function(rng: np.random.Generator, size: int, dtype: DTypeLike) -> tuple[Callable, jax.Array]:
-    """A smooth function of `size` numbers that is no quadratic, with its Hessian between ¼ and about 3; and a point."""
+    """A smooth function of `size` numbers that is no quadratic, Hessian from ¼ to about 3; and a point."""
     A = jnp.asarray((rng.normal(size=(size + 2, size)) / np.sqrt(size)).astype(dtype))
     c = jnp.asarray(rng.normal(size=size).astype(dtype))
 
@@ -51,14 +51,16 @@ def _function(rng: np.random.Generator, size: int, dtype: DTypeLike) -> tuple[Ca
 
 
 def _direction_cases(rng: np.random.Generator) -> list[Case]:
+    """A function that bends up, then one that bends down along v: a curvature has a sign."""
     size = int(rng.integers(3, 6))
 
-    def case(dtype: DTypeLike) -> Case:
+    def case(dtype: DTypeLike, less: float) -> Case:
         f, theta = _function(rng, size, dtype)
         v = rng.normal(size=size)
-        return f, theta, jnp.asarray((rng.uniform(1.5, 2.5) * v / np.linalg.norm(v)).astype(dtype))
+        v *= rng.uniform(1.5, 2.5) / np.linalg.norm(v)
+        return lambda t: f(t) - less * t @ t, theta, jnp.asarray(v.astype(dtype))
 
-    return [case(dtype) for dtype in FLOATS]
+    return [case(np.float64, 0.0), case(np.float32, 4.0)]
 
 
 def _descent_cases(rng: np.random.Generator) -> list[Case]:
@@ -121,7 +123,7 @@ GRADIENT_NORMS = Exercise(
         "examples (lecture 00, §4).": _of_rows(lambda g: jnp.linalg.norm(g.sum(0))),
         "this is one number, the norm of all gradients together. The norm is taken for each example: inside the vmap, "
         "or over all axes but the first (lecture 00, §4).": _of_rows(jnp.linalg.norm),
-        "these are the squared norms: the square root is missing (lecture 00, §5).": _of_rows(
+        "these are the squared norms: the square root is missing (lecture 00, §9).": _of_rows(
             lambda g: jnp.sum(g**2, axis=1)
         ),
         "you added the norms of the arrays in params. The norm over all parameters together is the root of the SUM OF "
@@ -132,6 +134,10 @@ GRADIENT_NORMS = Exercise(
         "norm (lecture 00, §5).": lambda *a: _leaf_norms(*a).max(0),
         "the norms are of one array of params alone. All of them count: params is a pytree, and its gradient has the "
         "same arrays (lecture 00, §5).": lambda *a: _leaf_norms(*a)[0],
+        "the examples are mixed: ravel_pytree over all of them puts array after array, and reshape cuts across them. "
+        "Ravel the gradient of one example, inside the vmap (lecture 00, §5).": lambda *a: jnp.linalg.norm(
+            ravel_pytree(_gradients(*a))[0].reshape(len(a[2]), -1), axis=1
+        ),
         "the axes are exchanged: you have one number a parameter, over the examples. One an example is asked for "
         "(lecture 00, §4).": _of_rows(lambda g: jnp.linalg.norm(g, axis=0)),
         "every row was divided by n. That belongs to the gradient of the mean loss; each example's own is asked for "
@@ -198,6 +204,12 @@ CURVATURE_ALONG = Exercise(
         "this is v * Hv, entry by entry, without the sum: v @ Hv is one number (lecture 00, §3).": _of_derivatives(
             lambda g, H, v: v * (H @ v)
         ),
+        "θ and v have changed places: H is to be taken at θ, and it is v that the gradient is differentiated along. In "
+        "jvp(f, (where,), (along,)) the point comes first (lecture 00, §3).": lambda f, theta, v: (
+            theta @ jax.hessian(f)(v) @ theta
+        ),
+        "this is the size |vᵀHv|. A curvature has a sign: below zero the function bends down "
+        "(lecture 00, §9).": _of_derivatives(lambda g, H, v: jnp.abs(v @ H @ v)),
         "this is the curvature along the gradient, gᵀHg. The direction is v: it is the second of the pairs that jvp "
         "takes (lecture 00, §3).": _of_derivatives(lambda g, H, v: g @ H @ g),
     },
@@ -209,7 +221,11 @@ CURVATURE_ALONG = Exercise(
 
 def _path(f, theta, learning_rate, num_steps):
     """θ_0, ..., θ_num_steps as a list."""
-    slope, path = jax.grad(f), [theta]
+    return _path_along(jax.grad(f), theta, learning_rate, num_steps)
+
+
+def _path_along(slope, theta, learning_rate, num_steps):
+    path = [theta]
     for _ in range(num_steps):
         path.append(path[-1] - learning_rate * slope(path[-1]))
     return path
@@ -244,6 +260,14 @@ def _gradient_at_the_start(f, theta, learning_rate, num_steps):
 def _of_path(change: Callable) -> Callable:
     """A wrong answer: change(f, [θ_0, ..., θ_(num_steps + 1)], learning rate)."""
     return lambda f, theta, rate, n: change(f, _path(f, theta, rate, n + 1), rate)
+
+
+def _unit_steps(f, theta, learning_rate, num_steps):
+    def unit(theta):
+        g = jax.grad(f)(theta)
+        return g / jnp.linalg.norm(g)
+
+    return _losses(f, _path_along(unit, theta, learning_rate, num_steps))
 
 
 def _losses(f, path):
@@ -285,6 +309,10 @@ DESCENT_LOSSES = Exercise(
         "The new point is the first value that step returns (lecture 00, §7).": _of_path(
             lambda f, path, rate: jnp.stack([f(path[0])] * (len(path) - 1))
         ),
+        "the last loss is there twice, and num_steps + 1 of them in all: one step too few was taken "
+        "(lecture 00, §7).": _of_path(lambda f, path, rate: _losses(f, [*path[:-2], path[-3]])),
+        "you made the gradient a unit vector. The step is learning_rate times the gradient as it is "
+        "(lecture 00, §7).": _unit_steps,
         "the losses are in the wrong order: the first is f(θ_0) (lecture 00, §7).": _of_path(
             lambda f, path, rate: _losses(f, path[-2::-1])
         ),
