@@ -16,7 +16,7 @@ COMPILED := JAX_COMPILATION_CACHE_DIR='$(CURDIR)/.cache/jax' JAX_PERSISTENT_CACH
 # A hung kernel must not hang CI. GNU timeout is not on every machine; there the cells' own limit has to do.
 OUTER_LIMIT := $(if $(shell command -v timeout),timeout 2400)
 
-.PHONY: help setup lab dev notebooks test lint types unit floors nbval test-peers bench format lock clean
+.PHONY: help setup lab dev notebooks test lint types unit floors nbval grade check test-grader site test-browser runtimes test-peers bench format lock clean
 
 help:        ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,13 +42,17 @@ lint: dev    ## formatter and linter; changes nothing
 types: dev   ## type check
 	@$(PY) -m mypy
 
-# Floors of the library whose unit has no lecture yet: CI tests them after `make test`. A unit that is written takes its own out.
-FLOORS := $(addprefix tests/library/,optimizers curvature/test_products.py curvature/test_diagonals.py \
-  curvature/test_spectrum.py curvature/test_kronecker.py test_networks.py test_sharpness.py test_landscapes.py)
+# Floors of the library whose unit has no lecture yet, and what stands beside the course: CI tests them after `make test`.
+# A unit that is written takes its own out.
+FLOORS := $(addprefix tests/library/,$(addprefix optimizers/test_,adahessian.py entropy_sgd.py gsam.py kfac.py sam.py) \
+  curvature/test_spectrum.py curvature/test_kronecker.py test_networks.py test_sharpness.py test_landscapes.py \
+  test_sharding.py test_training.py) tests/benchmarks
+# Tests with a command of their own, below.
+BESIDE := tests/grader/more tests/peers tests/browser/test_site.py tests/browser/test_jupyterlab.py
 PYTEST = $(COMPILED) JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 unit: dev    ## pytest on tests/, less the floors
-	@$(PYTEST) $(addprefix --ignore=,$(FLOORS)) tests
+	@$(PYTEST) $(addprefix --ignore=,$(FLOORS) $(BESIDE)) tests
 
 floors: dev  ## pytest on the floors of the library that no lecture uses yet
 	@$(PYTEST) $(FLOORS)
@@ -58,6 +62,26 @@ floors: dev  ## pytest on the floors of the library that no lecture uses yet
 nbval: dev   ## run every lecture and solution, compare the marked outputs
 	@$(COMPILED) JAX_DEBUG_KEY_REUSE=1 $(OUTER_LIMIT) $(PY) -m pytest --nbval-lax --nbval-cell-timeout=120 -W default \
 	  -p no:cacheprovider -n 2 --dist loadscope lectures/*.ipynb solutions/*/*.ipynb
+
+site: dev    ## the course as web pages, in site/ (needs npm; SITE_SOLUTIONS=1 folds the solutions in)
+	@JAX_PLATFORMS=cpu $(PY) -m tools.site
+
+test-browser: site   ## pages, figures and JupyterLab in Chromium, axe-core on every page
+	@JAX_PLATFORMS=cpu $(PY) -m pytest -q -n 2 --dist loadfile tests/browser
+
+runtimes: dev   ## measure seconds and peak memory of every notebook into docs/RUNS.csv
+	@JAX_PLATFORMS=cpu $(PY) -m tools.runtimes
+
+OUT ?= $(SUBMISSIONS)-graded
+GRADE_FLAGS ?=
+grade: dev   ## grade a class: UNIT=01 SUBMISSIONS=folder-or-zip OUT=folder
+	@$(PY) -m grader grade '$(UNIT)' '$(SUBMISSIONS)' --out '$(OUT)' $(GRADE_FLAGS)
+
+check: setup ## a student's notebook, run as the grader would run it: NB=path
+	@$(PY) -m grader precheck '$(NB)'
+
+test-grader: dev   ## the rest of the grader's tests: controls, kill -9, cluster, nbgrader, soak
+	@$(PYTEST) tests/grader/more
 
 PEERS := .venv-peers/bin/python
 .venv-peers/peers.stamp: requirements-dev.lock pyproject.toml
@@ -83,7 +107,7 @@ COMPILE = .venv/bin/uv pip compile --universal --python-version 3.11 --fork-stra
   --no-emit-index-url --no-header --quiet $(LOCK_FLAGS) pyproject.toml
 lock: dev    ## pyproject.toml to requirements.lock and requirements-dev.lock (LOCK_FLAGS=--upgrade)
 	@$(COMPILE) -o requirements.lock
-	@$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock
+	@$(COMPILE) --extra dev --extra site -c requirements.lock -o requirements-dev.lock
 
 clean:       ## remove .venv and every cache
 	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -13,11 +13,12 @@ c.CourseDirectory.release_directory = "exercises"
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
 c.ClearSolutions.text_stub = "*Write your derivation here.*"
 
-# nbgrader's own list, with our judge between the run and the grades: a probe that did not raise is not yet right.
-c.Execute.timeout = 120  # seconds a cell
+# nbgrader's own list, but for the run, which is in our sandbox, and for our judge between the run and the grades: a
+# probe that did not raise is not yet right. docs/threats.md says what that keeps out.
 c.Autograde.autograde_preprocessors = [
-    "nbgrader.preprocessors.Execute",
-    "grader.judge.JudgeProbes",
+    "grader.autograde.SandboxExecute",
+    "grader.autograde.JudgeProbes",
+    "grader.autograde.NeutralText",
     "nbgrader.preprocessors.LimitOutput",
     "nbgrader.preprocessors.SaveAutoGrades",
     "nbgrader.preprocessors.AssignLatePenalties",

@@ -1,37 +1,27 @@
 """Judge the probes that a submission emitted: the values are compared here, where no student's code runs.
 
-`nbgrader autograde` uses it through nbgrader_config.py, after it has run the notebook. Nothing here is a sandbox: until
-there is one, grade only submissions that you would run yourself.
+`python -m grader grade` and nbgrader's autograde (grader/autograde.py) both ask `verdict`.
 """
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
-from nbgrader.preprocessors import NbGraderPreprocessor
 
 from course_lib import checks
 
-HIDDEN = "hidden-"  # how the grade_id of a graded probe starts, see tools/notebooks.py
+jax.config.update("jax_enable_x64", True)  # as the exercises' first cell does
 
 
-class JudgeProbes(NbGraderPreprocessor):
-    """Replace the outputs of every graded probe by the verdict: text for full points, an error for none."""
-
-    def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
-        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
-        if grade_id.startswith(HIDDEN):
-            cell.outputs = [_output(verdict(cell))]
-        return cell, resources
-
-
-def verdict(cell: NotebookNode) -> str:
+def verdict(cell: NotebookNode, class_seed: str = "") -> str:
     """What is wrong with the values that a hidden cell emitted; '' where they are right."""
-    errors = [o for o in cell.outputs if o.output_type == "error"]
+    errors = [o for o in cell.outputs if o["output_type"] == "error"]
     if errors:
-        return f"{errors[0].ename}: {errors[0].evalue}"
-    probes = [o.data[checks.PROBE_MIME] for o in cell.outputs if checks.PROBE_MIME in o.get("data", {})]
+        return f"{errors[0]['ename']}: {errors[0]['evalue']}"
+    probes = [o["data"][checks.PROBE_MIME] for o in cell.outputs if checks.PROBE_MIME in o.get("data", {})]
     if len(probes) != 1:
         return f"the hidden cell emitted {len(probes)} sets of values, not one"
     name = exercise_name(cell)
@@ -39,11 +29,21 @@ def verdict(cell: NotebookNode) -> str:
         values = parse(probes[0], name)
     except ValueError as error:
         return f"the hidden cell emitted something that is not its values ({error})"
-    return checks.judge(name, values, checks.hidden_seed(name))
+    seed = checks.hidden_seed(name, class_seed)
+    asked = len(remembered(checks.exercise(name).reference, name, seed))
+    if len(values) != asked:
+        return f"the hidden cell emitted values for {len(values)} inputs, and there are {asked}"
+    return checks.judge(name, values, seed, remembered)
+
+
+@functools.cache
+def remembered(function: Callable, name: str, seed: str) -> checks.Values:
+    """checks.run once for a class: every submission is compared with the same reference and the same mistakes."""
+    return checks.run(function, name, seed)
 
 
 def exercise_name(cell: NotebookNode) -> str:
-    """The exercise that the cell's own text probes: nbgrader has put the instructor's text back before the run."""
+    """The exercise that the cell's own text probes: the instructor's text has been put back before the run."""
     match = re.search(r'\bprobe\(\w+, "([\w.]+)"\)', cell.source)
     if match is None:
         raise ValueError(f"the hidden cell {cell.metadata.nbgrader.grade_id} calls no probe")
@@ -58,9 +58,3 @@ def parse(probe: Any, name: str) -> checks.Values:
         return [[checks.from_json(array) for array in case] for case in probe["values"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def _output(wrong: str) -> NotebookNode:
-    if wrong:
-        return new_output("error", ename="Wrong", evalue=wrong, traceback=[f"✗ {wrong}"])
-    return new_output("stream", name="stdout", text="✓ right on the hidden inputs\n")

@@ -62,7 +62,7 @@ explain_failure() {
 
 install_all() {
     if [ "$kind" = newest ]; then
-        install --upgrade --no-cache-dir -e '.[dev]'
+        install --upgrade --no-cache-dir -e '.[dev,site]'
     else
         # Wheels only: building a source package would fetch build tools that no lock pins.
         install --require-hashes --only-binary :all: -r "$lock"

@@ -91,13 +91,22 @@ def probe_data(student: Callable, name: str) -> dict:
     return {"name": name, "values": [[to_json(a) for a in case] for case in values]}
 
 
-def hidden_seed(name: str) -> str:
-    """What the hidden inputs come from: the class seed in the environment, and the exercise."""
-    return f"{os.environ.get(SEED_VARIABLE, 'no class seed')} {name}"
+def hidden_seed(name: str, class_seed: str = "") -> str:
+    """What the hidden inputs come from: the class seed, if not given that of the environment, and the exercise."""
+    return f"{class_seed or os.environ.get(SEED_VARIABLE) or 'no class seed'} {name}"
 
 
-def judge(name: str, values: Values, seed: str) -> str:
-    """What is wrong with these values of exercise `name` on the inputs of `seed`; '' where nothing is."""
+def run(function: Callable, name: str, seed: str) -> Values:
+    """The function's values on fresh inputs: nobody sees an array that another function may have changed."""
+    task = exercise(name)
+    return [_call(function, task, case) for case in task.inputs(rng(seed))]
+
+
+def judge(name: str, values: Values, seed: str, run: Callable[..., Values] = run) -> str:
+    """What is wrong with these values of exercise `name` on the inputs of `seed`; '' where nothing is.
+
+    run(function, name, seed): how the reference and the mistakes are run. A grader passes one that remembers.
+    """
     task = exercise(name)
     expected = run(task.reference, name, seed)
     if same(values, expected, task.rtol):
@@ -106,12 +115,6 @@ def judge(name: str, values: Values, seed: str) -> str:
         if same(values, run(wrong, name, seed), task.rtol):
             return message
     return _first_difference(values, expected, task, task.inputs(rng(seed)))
-
-
-def run(function: Callable, name: str, seed: str) -> Values:
-    """The function's values on fresh inputs: nobody sees an array that another function may have changed."""
-    task = exercise(name)
-    return [_call(function, task, case) for case in task.inputs(rng(seed))]
 
 
 def rng(seed: str) -> np.random.Generator:
@@ -127,7 +130,13 @@ def _call(function: Callable, task: Exercise, case: Case) -> list[np.ndarray]:
         raise CheckFailed(f"your function raised {_where(error)}\non the input {describe(task, case)}") from error
     if result is None:
         raise CheckFailed("your function returns nothing. Is `return` missing?")
-    return [np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
+    if isinstance(result, dict):
+        raise CheckFailed(f"your function returns a dictionary, with {', '.join(map(str, result))}; see its docstring.")
+    several = isinstance(result, tuple) or (isinstance(result, list) and len(result) == len(task.returns))
+    try:
+        return [np.asarray(a) for a in (result if several else (result,))]
+    except ValueError as error:
+        raise CheckFailed(f"your function returns a {type(result).__name__} that is no array: {error}") from error
 
 
 def _where(error: Exception) -> str:
@@ -148,9 +157,11 @@ def _describe(value: Any) -> str:
         return "a function"
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return f"keys of shape {value.shape}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_describe(entry)}" for name, entry in value.items()) + "}"
     array = np.asarray(value)
     if array.size <= 8:
-        return np.array2string(array, precision=4, separator=", ")
+        return np.array2string(array, precision=4, separator=", ") + (" (float32)" if array.dtype == np.float32 else "")
     return f"{array.dtype} array of shape {array.shape}"
 
 
@@ -177,7 +188,8 @@ def _first_difference(values: Values, expected: Values, task: Exercise, cases: S
     triples = zip(values, expected, cases, strict=True)
     got, want, case = next(t for t in triples if not _same_case(t[0], t[1], task.rtol))
     if len(got) != len(want):
-        return f"your function returns {len(got)} value(s), and a tuple of {len(want)} is asked for."
+        asked = "one value" if len(want) == 1 else f"a tuple of {len(want)}"
+        return f"your function returns {len(got)} value(s), and {asked} is asked for."
     names = task.returns or ("your value",)
     name, a, b = next(t for t in zip(names, got, want, strict=True) if not _close(t[1], t[2], task.rtol))
     return f"{name} is wrong on the input {describe(task, case)}: {_contrast(a, b)}"
@@ -186,6 +198,11 @@ def _first_difference(values: Values, expected: Values, task: Exercise, cases: S
 def _contrast(a: np.ndarray, b: np.ndarray) -> str:
     if a.shape != b.shape:
         return f"it has shape {a.shape}, and {b.shape} is asked for."
+    if _short(a) == _short(b):
+        return (
+            f"it is\n{_short(a)}\nand differs from the right one by {np.abs(a - b).max():.0e}, too much for "
+            f"rounding in {b.dtype}. A difference quotient, or a smaller type than the input's?"
+        )
     return f"it is\n{_short(a)}\nand the right one is\n{_short(b)}"
 
 

@@ -52,7 +52,8 @@ Solver = Callable[[Callable, Array], tuple[Array, Solve]]  # (v -> Bv, b) -> x =
 def dense(matvec: Callable, b: Float[Array, " P"]) -> tuple[Float[Array, " P"], Solve]:
     """x = B⁻¹b by elimination, with the symmetric B formed from P products: for P up to a few thousand.
 
-    A singular B gives a solution that is not finite; b = 0 gives 0 for any B.
+    A singular B gives a solution that is not finite; b = 0 gives 0 for any B. It sees negative curvature only along its
+    own step: NOT_POSITIVE where xᵀBx < 0. An indefinite B with xᵀBx > 0 is CONVERGED.
     """
     matrix = jax.lax.map(matvec, jnp.eye(b.size, dtype=b.dtype), batch_size=64)
     direction = unit(b)

@@ -1,9 +1,7 @@
 """An explorable in Chromium, from disk: keys move it, nothing is fetched, a phone has room, a still needs no script."""
 
 import base64
-import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -12,12 +10,19 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from course_lib.explorables import PLOT_HEIGHT, PLOT_WIDTH, Curve, Panel, Points, Readout, Slider, explorable
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
+from course_lib.explorables import (
+    PLOT_HEIGHT,
+    PLOT_WIDTH,
+    Arrows,
+    Curve,
+    Heat,
+    Panel,
+    Points,
+    Readout,
+    Slider,
+    explorable,
 )
+
 SHIFTS, SCALES = np.linspace(-2, 2, 41), np.linspace(0.5, 2, 4)
 X = np.linspace(-3, 3, 121)
 
@@ -51,29 +56,12 @@ def figure():
     )
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    for program in ("chromium", "chromedriver"):
-        if not shutil.which(program):
-            pytest.fail(f"{program} is missing: apt-get install -y chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # Both paths are given, so that selenium looks nowhere for them.
-    options.binary_location = shutil.which("chromium")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
-
-
 @pytest.fixture
 def open_page(driver, tmp_path):
     """Open HTML as a page of its own, from disk, at a width in CSS pixels; afterwards all must have gone well."""
 
     def open_at(body, width=1280):
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.set_width(width)
         head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>A page</title>'
         page = tmp_path / "page.html"
         page.write_text(
@@ -82,14 +70,9 @@ def open_page(driver, tmp_path):
         driver.get(page.as_uri())
         return driver.find_elements(By.CLASS_NAME, "x-explorable")
 
-    driver.get_log("performance"), driver.get_log("browser")  # a log is emptied by reading it
+    driver.forget()
     yield open_at
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked, "the log of requests is empty: this check sees nothing"
-    # chrome: is the browser's own start page.
-    assert [url for url in asked if not url.startswith(("file:", "data:", "chrome:"))] == []
-    assert driver.get_log("browser") == []
+    assert driver.elsewhere() == driver.warnings() == []
 
 
 def drawn(root):
@@ -130,9 +113,99 @@ def test_keys_move_curve_point_label_and_numbers(driver, open_page):
     press(driver, Keys.END)
     assert_shows(root, 40, 1)
     assert float(label.get_attribute("x")) > before
-    press(driver, Keys.TAB, Keys.ARROW_LEFT)
+    press(driver, Keys.TAB, Keys.TAB, Keys.ARROW_LEFT)
     assert driver.switch_to.active_element.accessible_name == "Scale"
     assert_shows(root, 40, 0)
+
+
+def button(root, k=0):
+    return root.find_elements(By.CLASS_NAME, "x-play")[k]
+
+
+def test_play_goes_to_the_end_and_stops_and_begins_anew(driver, open_page):
+    (root,) = open_page(figure().html)
+    scale = root.find_elements(By.TAG_NAME, "input")[1]
+    play = button(root, 1)
+    assert play.accessible_name == "Play: Scale"
+    play.click()
+    assert play.accessible_name == "Pause: Scale"
+    assert (
+        root.find_element(By.TAG_NAME, "output").get_attribute("aria-live") == "off"
+    )  # or it would never stop talking
+    WebDriverWait(driver, 10).until(lambda driver: play.accessible_name == "Play: Scale")
+    assert_shows(root, 20, 3)
+    assert root.find_element(By.TAG_NAME, "output").get_attribute("aria-live") == "polite"
+    play.click()
+    WebDriverWait(driver, 10).until(lambda driver: scale.get_property("value") == "1")
+    scale.send_keys(Keys.HOME)  # whoever moves the slider takes it over
+    assert play.accessible_name == "Play: Scale"
+    assert_shows(root, 20, 0)
+
+
+def test_where_motion_is_unwelcome_play_is_a_step(driver, open_page):
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    )
+    (root,) = open_page(figure().html)
+    assert button(root).accessible_name == "Step: Shift"
+    button(root).click()
+    assert_shows(root, 21, 1)
+    assert button(root).accessible_name == "Step: Shift"
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_on_paper_stands_the_start(driver, open_page):
+    (root,) = open_page(figure().html)
+    press(driver, Keys.TAB, Keys.END)
+    driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert_shows(root, 20, 1)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not root.find_element(By.TAG_NAME, "input").is_displayed()
+    assert not button(root).is_displayed()
+    assert root.find_element(By.CSS_SELECTOR, "svg").is_displayed()
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    driver.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert_shows(root, 40, 1)
+
+
+def test_arrows_and_colours_move(driver, open_page):
+    """A field that turns by a quarter, and a map of one row that goes from dark to light."""
+    arrows = Arrows("field", [0.0], [0.0], [[1.0], [0.0]], [[0.0], [1.0]], scale=0.5)
+    heat = Heat("z", [[[0.0, 0.5, 1.0]], [[1.0, 0.5, 0.0]]])
+    axes = {"xlabel": "x", "ylabel": "y", "xlim": (-1, 1), "ylim": (-1, 1)}
+    panels = [
+        Panel("Field", items=[arrows], alt="One arrow that points to the right.", **axes),
+        Panel("Map", items=[heat], alt="Three cells, from dark to light.", **axes),
+    ]
+    page = explorable("Field and map", "The slider turns both.", [Slider("turn", [0, 1], start=0)], panels)
+    still = base64.b64decode(re.search(r"svg\+xml;base64,([^\"]+)", page.html)[1]).decode()
+    (root,) = open_page(page.html)
+    arrow, image = root.find_elements(By.CLASS_NAME, "x-item")
+    assert arrow.get_attribute("d") == re.search(r'class="x-item"[^>]* d="([^"]+)"', still)[1]
+    middle, quarter = f"M{PLOT_WIDTH // 2},{PLOT_HEIGHT // 2}L", f"{PLOT_WIDTH // 2},{PLOT_HEIGHT // 4}M"
+    dark, grey, light = colours(driver, image)
+    assert dark < grey < light
+    press(driver, Keys.TAB, Keys.ARROW_RIGHT)
+    assert arrow.get_attribute("d").startswith(middle + quarter)
+    assert colours(driver, image) == [light, grey, dark]
+
+
+def colours(driver, image):
+    """The red, green and blue of each pixel that an <image> refers to."""
+    return driver.execute_async_script(
+        """
+        const [image, done] = arguments, picture = new Image();
+        picture.onload = () => {
+          const canvas = document.createElement("canvas");
+          [canvas.width, canvas.height] = [picture.width, picture.height];
+          const context = canvas.getContext("2d");
+          context.drawImage(picture, 0, 0);
+          const data = [...context.getImageData(0, 0, picture.width, picture.height).data];
+          done(Array.from({length: data.length / 4}, (_, k) => data.slice(4 * k, 4 * k + 3)));
+        };
+        picture.src = image.getAttribute("href");""",
+        image,
+    )
 
 
 def test_two_copies_of_one_output_move_apart(driver, open_page):

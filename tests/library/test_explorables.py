@@ -1,6 +1,7 @@
 """Explorables without a browser: the still is the start data, nothing is random, bad input is named."""
 
 import base64
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
+from PIL import Image
 
 from course_lib import explorables
-from course_lib.explorables import Curve, Explorable, Panel, Points, Readout, Slider, explorable
+from course_lib.explorables import Arrows, Curve, Explorable, Heat, Panel, Points, Readout, Slider, explorable
 
 ALT = "Two curves over x, which part as the slider moves."
 
@@ -198,6 +201,69 @@ def test_every_position_is_in_the_data():
         assert texts["values"][np.dot(texts["stride"], (i, j))] == f"{2 * i + j}"
 
 
+def tails_and_tips(path: str) -> np.ndarray:
+    """(K, 2, 2): tail and tip of each arrow of a path, in units of the SVG."""
+    shafts = re.findall(r"M([^ML]+)L([^ML]+)M[^ML]+L[^ML]+L[^ML]+", path)
+    return np.array([[[float(number) for number in point.split(",")] for point in shaft] for shaft in shafts])
+
+
+def test_an_arrow_goes_from_its_point_along_its_vector():
+    """Tail at (x, y), and the tip at scale * (dx, dy) from it: read back from the path of the start position."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(-1, 1, (2, 5))
+    dx, dy = rng.normal(size=(2, 3, 5))
+    panel = panel_of(Arrows("field", x, y, dx, dy, scale=0.3), xlim=(-2, 2), ylim=(-3, 3))
+    html = explorable("A title", ALT, [Slider("s", [0, 1, 2], start=2)], [panel]).html
+    drawn = tails_and_tips(of_class(stills(html)[0], "x-item")[0].get("d"))
+    pixels = explorables.PLOT_WIDTH / 4, -explorables.PLOT_HEIGHT / 6
+    np.testing.assert_allclose(drawn[:, 0], np.stack([(x + 2) * pixels[0], (y - 3) * pixels[1]], 1), atol=0.0501)
+    expected = 0.3 * np.stack([dx[2] * pixels[0], dy[2] * pixels[1]], 1)
+    np.testing.assert_allclose(drawn[:, 1] - drawn[:, 0], expected, atol=0.1001)
+
+
+def test_a_field_without_a_scale_has_one_for_all_positions():
+    """The longest arrow anywhere is MAX_ARROW long; the start, a tenth of it, is drawn a tenth as long."""
+    dx = np.array([[0.1], [1.0]])
+    html = simple(Arrows("field", [0.5], [0.5], dx, [0.0]), sliders=[Slider("s", [0, 1], start=0)]).html
+    ((tail, tip),) = tails_and_tips(of_class(stills(html)[0], "x-item")[0].get("d"))
+    assert tip[0] - tail[0] == pytest.approx(explorables.MAX_ARROW / 10, abs=0.11)
+    assert tip[1] == tail[1]
+
+
+def cells(svg: ET.Element) -> np.ndarray:
+    """(rows, columns, 3) of the heat map in a still."""
+    source = of_class(svg, "x-item")[0].get("href")
+    with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize(("ylim", "order"), [((0, 1), -1), ((1, 0), 1)])
+def test_a_map_has_the_colour_of_each_value(ylim, order):
+    """Row 0 at the lower end of ylim: the image is upside down unless ylim is."""
+    values = np.random.default_rng(0).normal(size=(3, 4, 5))
+    html = simple(Heat("z", values, limits=(-1, 2)), sliders=[Slider("s", [0, 1, 2])], ylim=ylim).html
+    expected = colormaps["cividis"](np.round(np.clip((values[1] + 1) / 3, 0, 1) * 255).astype(int), bytes=True)
+    np.testing.assert_array_equal(cells(stills(html)[0]), expected[::order, :, :3])
+
+
+def test_a_diverging_map_is_white_at_zero():
+    (svg,) = stills(simple(Heat("z", [[-1.0, 0.0], [3.0, 0.0]], diverging=True), ylim=(2, 0)).html)
+    assert cells(svg)[:, 1].min() > 240
+    texts = [element.text for element in svg.iter() if element.tag.endswith("text")]
+    assert {"z −3", "3"} <= set(texts)
+
+
+def test_what_stands_on_a_map_has_a_rim():
+    (svg,) = stills(simple(LINE, Heat("z", np.eye(3))).html)
+    image, line = of_class(svg, "x-item")
+    assert image.tag.endswith("image")  # under the line, though it was given after it
+    assert "drop-shadow" in line.get("style")
+
+
+def test_a_constant_map_has_a_scale():
+    assert cells(stills(simple(Heat("z", np.ones((2, 2)))).html)[0]).shape == (2, 2, 3)
+
+
 def test_far_away_coordinates_are_cut_and_not_wrapped():
     html = simple(Curve("c", [0.0, 1.0], [0.5, 1e30])).html
     path = of_class(stills(html)[0], "x-item")[0].get("d")
@@ -299,6 +365,11 @@ def test_any_text_is_only_text(text):
 
 # ---- what it refuses, by name
 
+
+def field(**changes) -> Arrows:
+    return Arrows(**({"label": "a", "x": [0.5], "y": [0.5], "dx": [1.0], "dy": [0.0]} | changes))
+
+
 TOO_MANY = Curve("big", np.zeros((3, 100_000)), np.zeros((3, 100_000)))
 REFUSED = {
     "no sliders": (lambda: simple(LINE, sliders=[]), "no sliders"),
@@ -321,6 +392,16 @@ REFUSED = {
     "marker": (lambda: simple(Points("c", [0], [0], marker="star")), "marker 'star' does not exist; there are circle"),
     "same dash": (lambda: simple(LINE, Curve("c", [0, 1], [1, 0], dash=())), "only colour would tell them apart"),
     "same marker": (lambda: simple(Points("a", [0], [0]), Points("b", [1], [1])), "only colour would tell them apart"),
+    "two fields": (lambda: simple(field(label="a"), field(label="b")), "fields or heat maps"),
+    "two maps": (lambda: simple(Heat("a", np.eye(2)), Heat("b", np.eye(2))), "fields or heat maps"),
+    "field lengths": (lambda: simple(field(dx=[1.0, 2.0])), "Arrows 'a': x has 1 points, dx has 2 and dy has 1"),
+    "map shape": (
+        lambda: simple(Heat("z", np.ones((2, 4, 5)))),
+        r"shape \(2, 4, 5\); expected \(rows, columns\) or \(3, rows",
+    ),
+    "map of a row": (lambda: simple(Heat("z", np.ones(5))), r"Heat 'z' has shape \(5,\); expected \(rows, columns\)"),
+    "map limits": (lambda: simple(Heat("z", np.eye(2), limits=(1, 0))), r"Heat 'z': limits are \(1, 0\)"),
+    "map label": (lambda: simple(Heat("z" * 20, np.eye(2))), "they have 21 characters"),
     "limits": (lambda: simple(LINE, xlim=(1, 0)), r"'A panel': xlim is \(1, 0\)"),
     "limits nan": (lambda: simple(LINE, ylim=(0, np.nan)), "'A panel': ylim is"),
     "no xlabel": (lambda: simple(LINE, xlabel=""), "room for 1 to 44"),

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 import pkgutil
 
 import jax
@@ -67,6 +68,17 @@ def test_a_bank_has_what_the_syllabus_asks_for(name):
     assert len(task.mistakes) >= 4
     assert len(task.right) >= 2
     assert all("lecture " + name[:2] in message for message in task.mistakes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_inputs_can_be_told_to_a_student(name):
+    """By the names that the reference's signature gives them: a wrapped reference needs functools.wraps."""
+    task = checks.exercise(name)
+    names = list(inspect.signature(task.reference).parameters)
+    for case in task.inputs(np.random.default_rng(0)):
+        text = checks.describe(task, case)
+        assert all(f"{name} = " in text for name in names)
+        assert len(text) < 600
 
 
 @pytest.mark.parametrize("seed", range(3))

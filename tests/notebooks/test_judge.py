@@ -117,8 +117,22 @@ def test_check_shows_both_values_where_it_knows_no_name_for_the_mistake():
         checks.check(lambda z, y, scale: jnp.array(0.25), NAME)
     with pytest.raises(checks.CheckFailed, match=r"shape \(1,\), and \(\) is asked for"):
         checks.check(lambda z, y, scale: jnp.ones(1), NAME)
-    with pytest.raises(checks.CheckFailed, match=r"returns 2 value\(s\), and a tuple of 1"):
+    with pytest.raises(checks.CheckFailed, match=r"returns 2 value\(s\), and one value is asked for"):
         checks.check(lambda z, y, scale: (jnp.ones(()), jnp.ones(())), NAME)
+
+
+def test_check_says_what_a_dictionary_and_too_few_digits_are():
+    with pytest.raises(checks.CheckFailed, match="returns a dictionary, with nll"):
+        checks.check(lambda z, y, scale: {"nll": nll_normal(z, y, scale)}, NAME)
+    with pytest.raises(checks.CheckFailed, match=r"(?s)differs from the right one by .*e-\d\d.*difference quotient"):
+        checks.check(lambda z, y, scale: nll_normal(z, y, scale) * (1 + 1e-7), NAME)
+
+
+def test_a_list_of_several_values_is_as_good_as_a_tuple(capsys):
+    checks.check(lambda *a: list(kl_and_quadratic(*a)), "01.kl_and_quadratic")
+    assert "✓" in capsys.readouterr().out
+    with pytest.raises(checks.CheckFailed, match="returns a list that is no array"):
+        checks.check(lambda *a: [jnp.ones(2), jnp.ones(3)], NAME)
 
 
 def test_the_value_that_is_wrong_is_named():
