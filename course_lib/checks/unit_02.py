@@ -136,6 +136,7 @@ def _cg_cases(rng: np.random.Generator) -> list[Case]:
 def _search_cases(rng: np.random.Generator) -> list[Case]:
     """(h, θ, d, g, c, max_halvings): bowls along whose d Armijo's condition holds up to a chosen t, never near a tie.
 
+    The last is a bowl upside down: t = 1 wins more than the slope promises, and no t up to 1 wins anything along -d.
     With s = -gᵀd and q = dᵀAd it holds up to t = 2 (1 - c) s/q; the length of d sets that, the scale of A sets ‖g‖²/s.
     """
     size = int(rng.integers(2, 5))
@@ -154,7 +155,11 @@ def _search_cases(rng: np.random.Generator) -> list[Case]:
         for c, ratio in ((1e-4, 1.0), (0.3, 0.3), (0.5, 1.6), (0.7, 0.2))
         for halvings, place in ((0, 1.15), (2, 1.5), (3, 1.85))
     ]
-    return [*cases, case(0.4, 6, 1.5, 0.5, most=4)]
+    cases = [*cases, case(0.4, 6, 1.5, 0.5, most=4)]
+    peak, theta = -_symmetric(rng, rng.uniform(0.5, 2, size)), rng.normal(size=size)
+    g = peak @ theta
+    concave = lambda t: 0.5 * t @ peak @ t, *map(jnp.asarray, (theta, 0.3 * theta, g)), 0.3, 12
+    return [*cases, concave]
 
 
 def _region_cases(rng: np.random.Generator) -> list[Case]:
@@ -248,6 +253,10 @@ NEWTON_1D = Exercise(
         ),
         "this is half of Newton's step: the model is f + f'd + ½f''d², and its derivative f' + f''d has no ½ left "
         "(lecture 02, §2).": _iterate(lambda f, f1, f2, x: x - 0.5 * f1(x) / f2(x)),
+        "this is one step fewer than num_steps (lecture 02, §2).": (
+            lambda f, x, num_steps: _exact(f, x, num_steps - 1)
+        ),
+        "this is one step more than num_steps (lecture 02, §2).": (lambda f, x, num_steps: _exact(f, x, num_steps + 1)),
         "you return the last step and not the place: x + the step is asked for (lecture 02, §2).": (
             lambda f, x, num_steps: _exact(f, x, num_steps) - _exact(f, x, num_steps - 1)
         ),
@@ -297,6 +306,9 @@ HVP = Exercise(
         "(lecture 02, §5).": _of_derivatives(lambda H, g, v: H.sum(axis=1)),
         "the row sums of H are multiplied by v, entry by entry. Put v in as the direction, and do not multiply after "
         "(lecture 02, §5).": _of_derivatives(lambda H, g, v: H.sum(axis=1) * v),
+        "this is H⁻¹v: you solve with H where you have to multiply by it (lecture 02, §5).": _of_derivatives(
+            lambda H, g, v: np.linalg.solve(H, v)
+        ),
         "the direction is divided by its length. Hv is linear in v: twice the v gives twice the product "
         "(lecture 02, §5).": _of_derivatives(lambda H, g, v: H @ v / np.linalg.norm(v)),
         "this is g (gᵀv), a product with the matrix g gᵀ. That is an outer product of gradients, not a matrix of "
@@ -429,6 +441,18 @@ def conjugate_gradient(matvec, b, num_steps):
     return _cg()(matvec, b, num_steps)
 
 
+def _cg_with_the_next_direction(matvec, b, num_steps):
+    b = np.asarray(b)
+    x, r, p = np.zeros_like(b), b, b
+    for _ in range(num_steps):
+        Ap = matvec(p)
+        a = r @ r / (p @ Ap)
+        new = r - a * Ap
+        p = new + new @ new / (r @ r) * p
+        x, r = x + a * p, new
+    return x
+
+
 def _best_in_krylov_space(matvec, b, num_steps):
     columns = [np.asarray(b, float)]
     for _ in range(num_steps - 1):
@@ -468,6 +492,8 @@ CONJUGATE_GRADIENT = Exercise(
         "(r - r')/a, β is r'ᵀr' over the old rᵀr (lecture 02, §5).": _cg(
             beta=lambda new, old, p, Ap: new @ new / (p @ Ap)
         ),
+        "β is 1 in each step: r is overwritten before β takes the old rᵀr. Keep the old value until then "
+        "(lecture 02, §5).": _cg(beta=lambda new, old, p, Ap: 1),
         "the new direction is built from the old residual. r must be updated before p = r + βp (lecture 02, §5).": _cg(
             turn=lambda new, old, p, beta: old + beta * p
         ),
@@ -481,6 +507,8 @@ CONJUGATE_GRADIENT = Exercise(
         "x moves along the residual where it should move along p, the conjugate direction (lecture 02, §5).": _cg(
             move=lambda r, p: r
         ),
+        "x moves along the NEW p, with the length that belongs to the old one. Update x first, then r, β and p "
+        "(lecture 02, §5).": _cg_with_the_next_direction,
         "this is one step more than asked for: num_steps is the number of products with A (lecture 02, §5).": (
             lambda matvec, b, num_steps: conjugate_gradient(matvec, b, num_steps + 1)
         ),
@@ -535,6 +563,11 @@ def _line_search_table(h, theta, d, g, c, max_halvings):
     return lengths[np.argmax(ok) if ok.any() else -1]
 
 
+def _best_of_all(h, theta, d, g, c, max_halvings):
+    lengths = 0.5 ** np.arange(max_halvings + 1)
+    return lengths[np.argmin([float(h(theta + t * d)) for t in lengths])]
+
+
 def _shifted(factor: float) -> Callable:
     return lambda h, theta, d, g, c, most: factor * line_search(h, theta, d, g, c, most)
 
@@ -574,6 +607,16 @@ LINE_SEARCH = Exercise(
         ),
         "you return the new θ. The number t is asked for (lecture 02, §4).": (
             lambda h, theta, d, g, c, most: theta + line_search(h, theta, d, g, c, most) * d
+        ),
+        "you try θ - t·d. d leads downhill as it is: the new place is θ + t·d (lecture 02, §4).": (
+            lambda h, theta, d, g, c, most: _search(lambda rise, t, slope, d, g, c: rise <= -c * t * slope)(
+                h, theta, -d, g, c, most
+            )
+        ),
+        "you return the t with the smallest loss of all. The first t that passes the test is asked for "
+        "(lecture 02, §4).": _best_of_all,
+        "t is halved once more than max_halvings allows, where no t passes the test (lecture 02, §4).": (
+            lambda h, theta, d, g, c, most: line_search(h, theta, d, g, c, most + 1)
         ),
         "you search along -g. The direction is d (lecture 02, §4).": lambda h, theta, d, g, c, most: line_search(
             h, theta, -g, g, c, most
@@ -672,6 +715,12 @@ def _damp_if_indefinite(g, H, radius):
     return trust_region_step(g, H, radius)
 
 
+def _eigenvectors_as_rows(g, H, radius):
+    values, vectors, _ = _spectrum(g, H)
+    d, lam = trust_region_step(vectors @ np.asarray(g), np.diag(values), radius)
+    return vectors.T @ d, lam
+
+
 def _always_on_the_boundary(g, H, radius):
     lam = _boundary(g, H, radius)
     return _damped(g, H, lam), lam
@@ -692,8 +741,12 @@ TRUST_REGION_STEP = Exercise(
         "(lecture 02, §4).": _of_region(lambda d, lam, g, H, radius: (_to_length(-g, radius), lam)),
         "the step is on the boundary even where Newton's step is inside and H ≻ 0. There λ = 0; yours is negative "
         "(lecture 02, §4).": _always_on_the_boundary,
-        "you take Newton's step wherever it fits into the ball. For an indefinite H it is a saddle of the model: "
-        "look at the smallest eigenvalue too (lecture 02, §4).": _no_test_of_definiteness,
+        "for an indefinite H your step is Newton's where it fits into the ball: there it is a saddle of the model. "
+        "Look at the smallest eigenvalue too, and search for λ above -λ_min only, not from 0 (lecture 02, §4).": (
+            _no_test_of_definiteness
+        ),
+        "you take the rows of the matrix of eigenvectors. They are its columns: c = Vᵀg, "
+        "and d = -V c/(λ_i + λ) (lecture 02, §4).": _eigenvectors_as_rows,
         "you damp only where H is indefinite. A positive definite H can ask for a step that is too long as well "
         "(lecture 02, §4).": _damp_if_indefinite,
         "λ is half of what (H + λI)d = -g needs, as it comes out with the constraint dᵀd <= Δ² in the Lagrangian. With "

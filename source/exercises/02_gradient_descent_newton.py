@@ -2,7 +2,7 @@
 # # Exercise 02 · Gradient descent and Newton
 #
 # Six functions to write and one derivation. Lecture 02 has all the formulas: the § signs point there. The functions
-# are independent, but the order is that of the lecture.
+# are independent; the examples of 3 and 5 use `three_exps` and `theta` from the cell of 2.
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
 # function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside
@@ -195,8 +195,9 @@ probe(conjugate_gradient, "02.conjugate_gradient")
 # ## 5 · ●● Armijo's line search (3 points)
 #
 # Return the first $t$ of $1,\frac12,\frac14,\dots$ with $h(\theta+td)\le h(\theta)+c\,t\,g^\top d$ (§4, equation
-# 2.9). Halve at most `max_halvings` times; if the condition does not hold even then, return the last $t$. The checks
-# use a $c$ up to 0.7, far larger than the usual $10^{-4}$, so that it matters.
+# 2.9). Halve at most `max_halvings` times; if the condition does not hold even then, return the last $t$, which is
+# then $\frac12$ to the power `max_halvings`. The checks use a $c$ up to 0.7, far larger than the usual $10^{-4}$, so
+# that it matters.
 #
 # <details><summary>Hint</summary>
 #
@@ -293,12 +294,13 @@ probe(trust_region_step, "02.trust_region_step")
 #    happens at the others? By how much do the right digits grow in a step near 0, and why is that more than (2.4)
 #    promises?
 # 2. Is $f''>0$ everywhere? Show that $-f'/f''$ leads downhill from every $x\ne0$, so that a line search can always
-#    rescue it. What must the accepted $t$ be below, at least, for $|x|$ to shrink?
+#    rescue it. Below which number must $t$ be for $|x|$ to shrink?
 # 3. Let $f(x)=x^{2m}$ with an integer $m\ge2$. Find the factor by which a Newton step multiplies the error. Which
 #    assumption of (2.4) fails? By which number $\alpha$ would you have to multiply Newton's step to arrive in one?
 # 4. Let $\theta=S\varphi$ with an invertible $S$, and $\tilde h(\varphi)=h(S\varphi)$. Show that Newton's method on
 #    $\tilde h$, started at $\varphi_0=S^{-1}\theta_0$, gives $\varphi_k=S^{-1}\theta_k$ for all $k$. What does
-#    gradient descent give? Explain in two or three sentences what this has to do with $\kappa$.
+#    gradient descent give? Explain in two or three sentences why $\kappa$ matters to the one
+#    method and not to the other.
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 

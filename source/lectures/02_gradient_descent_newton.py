@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 · Gradient descent and Newton
 #
-# **The question.** To fit a small logistic regression, gradient descent needs twenty thousand steps, or three to four
+# **The question.** To fit a small logistic regression, gradient descent needs twenty thousand steps, or a few
 # hundred if somebody tells it the best step size. Newton's method needs nine. What does it know that gradient descent
 # does not, what does it pay for it, and when does it go wrong?
 #
@@ -35,6 +35,7 @@
 # | `jax.lax.while_loop(unfinished, step, start)` | `step` as long as `unfinished(state)`, compiled |
 # | `ravel_pytree(params)` | nested parameters as one vector, and the function that undoes it |
 # | `opt.init`, `opt.update` | an optimizer as optax and `course_lib` have it: gradients and state in, the step and a new state out |
+# | `optax.sgd(alpha)` | gradient descent in this form; `with_extra_args_support` lets it ignore what it does not need |
 
 # %%
 from functools import partial
@@ -119,7 +120,8 @@ def bowl_path(A, start, alpha, num_steps=40):
 # %% [markdown]
 # **Check.** Bowls of five parameters with a random orientation: eigenvalues spread evenly on a logarithmic axis from
 # $1/\kappa$ to 1, a random start. If (2.2) is right, the measured factor per step, late, is $q^2$; and just beyond
-# $2/L$ the loss grows, at last by $(1-\alpha L)^2$ a step. Five seeds for each $\kappa$.
+# $2/L$ the loss grows, at last by $(1-\alpha L)^2$ a step. Five seeds for each $\kappa$. (After 300 steps only the
+# slowest directions are left: what differs from seed to seed is rounding.)
 
 
 # %%
@@ -166,7 +168,9 @@ A, q = jnp.diag(jnp.array([1.0, 1 / kappa])), (kappa - 1) / (kappa + 1)
 _, h = bowl_path(A, jnp.array([1.0, 1.0]), 2 / (1 + 1 / kappa))
 assert jnp.allclose(h[1:] / h[:-1], q**2, rtol=1e-10)
 to_digit = np.log(10) / -np.log(q**2)  # steps for a factor of ten
-print(f"κ = {kappa}: {to_digit:.1f} steps a digit; 0.58 κ = {0.58 * kappa}")
+print(
+    f"κ = {kappa}: {to_digit:.1f} steps a digit; 0.58 κ = {0.58 * kappa:.1f}"
+)
 assert abs(to_digit / kappa - 0.58) < 0.01
 
 # %% [markdown]
@@ -270,8 +274,8 @@ explorable(
 #
 # The error is squared, times a factor that tends to $c=f'''(x_*)/2f''(x_*)$. Take logarithms:
 # $-\log_{10}|e_{k+1}|\approx2\,(-\log_{10}|e_k|)-\log_{10}|c|$. The number of right decimals doubles at each step, up
-# to a constant. This is *quadratic convergence*. It holds near $x_*$ only: $|c\,e_0|<1$ is needed for squaring to
-# make it smaller.
+# to a constant. This is *quadratic convergence*. It holds near $x_*$ only: about $|c\,e_0|<1$ is needed for
+# squaring to make it smaller.
 #
 # **Example.** $f(x)=e^x-2x$. Then $f'=e^x-2$, $f''=f'''=e^x$, the minimum is at $\log 2$, and $c=\frac12$. (2.3)
 # reads $x\leftarrow x-1+2e^{-x}$. A 64-bit number holds 16 digits, so the doubling would soon be over; Python's
@@ -342,8 +346,9 @@ assert jnp.allclose(newton_1d(lambda x: x**4, 0.9), 0.6)
 # So $\varepsilon_*$ is *the* minimum if $H\succ0$. If $H$ has a negative eigenvalue, $m$ has no minimum at all, and
 # $\varepsilon_*$ is a saddle of $m$, or a maximum. Section 4 deals with that.
 #
-# If $H\succ0$ the step leads downhill: $g^\top\varepsilon_*=-g^\top H^{-1}g<0$ for $g\ne0$. In the coordinates of
-# section 1 it divides each $c_i$'s gradient by its own $\lambda_i$, where gradient descent has one $\alpha$ for all.
+# If $H\succ0$ the step leads downhill: $g^\top\varepsilon_*=-g^\top H^{-1}g<0$ for $g\ne0$. Along each
+# eigenvector the step is $-v_i^\top g/\lambda_i$, divided by its own $\lambda_i$; gradient descent has one $\alpha$
+# for all.
 # That is what Newton's method knows.
 #
 # For code: *solve* $H\varepsilon=-g$, do not form $H^{-1}$. It costs less, and section 7 shows that it is more
@@ -367,7 +372,7 @@ def newton_step(h, theta):
 
 
 minimum = np.array([-0.5 * np.log(2), 0.0])
-assert np.abs(newton_step(three_exps, minimum)[1]).max() < 1e-15
+assert np.abs(newton_step(three_exps, minimum)[1]).max() < 1e-14
 
 # %% [markdown]
 # **Check by brute force.** A thousand random steps around $\varepsilon_*$: is the model higher at every one, and by
@@ -401,10 +406,11 @@ verdict(
 )
 
 # %% [markdown]
-# **Quadratic convergence again.** Let the Hessian be *Lipschitz* near $\theta_*$:
+# **Quadratic convergence again.** Let $H(\theta_*)\succ0$, and let the Hessian be *Lipschitz* near $\theta_*$:
 # $\|H(\theta)-H(\theta')\|\le M\|\theta-\theta'\|$ (spectral norm on the left; it is so if the third derivatives are
-# bounded). By the fundamental theorem of calculus, along the segment from $\theta_*$ to $\theta_k$, and with
-# $g(\theta_*)=0$,
+# bounded). Then all eigenvalues of $H$ near $\theta_*$ are above half the smallest of $H(\theta_*)$, so
+# $\|H(\theta)^{-1}\|\le2\|H(\theta_*)^{-1}\|$. By the fundamental theorem of calculus, along the segment from $\theta_*$
+# to $\theta_k$, and with $g(\theta_*)=0$,
 #
 # $$g(\theta_k)=\int_0^1H(\theta_*+te_k)\,e_k\,dt .$$
 #
@@ -414,8 +420,7 @@ verdict(
 # $$\|e_{k+1}\|\le\|H_k^{-1}\|\int_0^1\|H_k-H(\theta_*+te_k)\|\,\|e_k\|\,dt\le\|H_k^{-1}\|\int_0^1M(1-t)\|e_k\|^2dt
 # =\tfrac12M\,\|H_k^{-1}\|\,\|e_k\|^2, \tag{2.7}$$
 #
-# because the two points are $(1-t)\|e_k\|$ apart. No $\kappa$ of the start, no step size: but "near $\theta_*$"
-# again.
+# because the two points are $(1-t)\|e_k\|$ apart. No step size, and no linear term: but "near $\theta_*$" again.
 #
 # From here on we take the step from `course_lib`. `newton()` is an optimizer in optax's form. Besides the gradient it
 # is given the loss and the batch, because it differentiates the loss again. `descend` runs any such optimizer and
@@ -423,6 +428,8 @@ verdict(
 
 # %%
 from course_lib.optimizers.newton import Status, cg, newton
+
+plain = newton()
 
 
 @partial(jax.jit, static_argnames=("opt", "loss", "num_steps"))
@@ -444,7 +451,7 @@ def descend(opt, loss, start, num_steps, batch=None):
 
 
 # %% tags=["nbval-check-output"]
-path, _ = descend(newton(), three_exps, theta, 8)
+path, _ = descend(plain, three_exps, theta, 8)
 assert np.allclose(path[1], theta + best, rtol=1e-12)
 errors = np.linalg.norm(path - minimum, axis=1)
 print("step   error      error / previous²")
@@ -471,7 +478,7 @@ def pairs(opt, num_steps):
     return before[keep], after[keep]
 
 
-squared, multiplied = pairs(newton(), 12), pairs(gd, 500)
+squared, multiplied = pairs(plain, 12), pairs(gd, 500)
 slope = np.polyfit(*np.log(squared), 1)[0]
 slope_gd = np.polyfit(*np.log(multiplied), 1)[0]
 print(f"Newton: slope {slope:.2f}; gradient descent: slope {slope_gd:.2f}")
@@ -506,8 +513,8 @@ plots.show(
 #
 # with minima at $(0,\pm1)$ and a saddle at the origin. $H=\mathrm{diag}(1,3y^2-1)$. Newton's step puts $x$ to 0 at
 # once, and $y\leftarrow y-\frac{y^3-y}{3y^2-1}=\frac{2y^3}{3y^2-1}$. For small $y$ that is about $-2y^3$: from near
-# the saddle it runs *into* it, ever faster. How near is near? $|y|$ shrinks as long as $\frac{2y^2}{1-3y^2}<1$, that
-# is $|y|<1/\sqrt5\approx0.447$. Gradient descent, $y\leftarrow y+\alpha(y-y^3)$, moves away from 0.
+# the saddle it runs *into* it, ever faster. How near is near? $|y|$ shrinks if $2y^2<|1-3y^2|$; from 0 up to
+# $|y|=1/\sqrt5\approx0.447$ that is so. Gradient descent, $y\leftarrow y+\alpha(y-y^3)$, moves away from 0.
 
 
 # %%
@@ -527,7 +534,7 @@ def end(opt):
 
 
 inside = np.abs(grid) < 1 / np.sqrt(5)
-by_newton, by_gd = end(newton()), end(gd)
+by_newton, by_gd = end(plain), end(gd)
 assert np.abs(by_newton[inside]).max() < 1e-12
 assert np.abs(by_gd - np.stack([0 * grid, np.sign(grid)], 1)).max() < 1e-6
 share = np.mean(np.abs(by_newton).max(axis=1) < 1e-6)
@@ -555,13 +562,13 @@ assert share >= inside.mean()
 #
 # In the example $H\succeq-I$, so $\lambda=1.5$ is enough everywhere. At $(0,1)$ the eigenvalues are 1 and 2: factors
 # 0.6 for $x$ and $\frac37$ for $y$. And `state.solve.status` says `NOT_POSITIVE` where the solver met negative
-# curvature. This solver looks only along its own step: at first the step is mostly along $x$, where all is well, and
-# it says nothing.
+# curvature. The default solver, `dense` (elimination), looks only along its own step, whether
+# $\varepsilon^\top H\varepsilon<0$: at first the step is mostly along $x$, where all is well, and it says nothing.
 
 # %%
 start = jnp.array([0.8, 0.3])
 damped, _ = descend(newton(damping=1.5), saddle, start, 40)
-pure, states = descend(newton(), saddle, start, 40)
+pure, states = descend(plain, saddle, start, 40)
 slow, _ = descend(gd, saddle, start, 40)
 assert np.abs(damped[-1] - jnp.array([0, 1])).max() < 1e-7
 factors = (damped[-1] - jnp.array([0, 1])) / (damped[-2] - jnp.array([0, 1]))
@@ -611,8 +618,8 @@ plots.show(
 # This is *Armijo's condition*: the loss falls by at least a small share of what the slope $g^\top d$ promises.
 # (Merely to ask that it falls is not enough: it could fall by ever less and stall.) The search ends:
 # $h(\theta+td)=h+t\,g^\top d+O(t^2)$, so for $g^\top d<0$ and $c<1$ every small enough $t$ will do. It needs
-# $g^\top d<0$: at a saddle, damp first. And it does not spoil the end: near the minimum
-# $h(\theta+d)\approx h+\frac12g^\top d$, which for $c<\frac12$ satisfies (2.9) with $t=1$.
+# $g^\top d<0$: at a saddle, damp first. And it does not spoil the end: put $Hd=-g$ into
+# (2.5) and $h(\theta+d)\approx h+\frac12g^\top d$, which for $c<\frac12$ satisfies (2.9) with $t=1$.
 
 
 # %%
@@ -630,6 +637,10 @@ def log_cosh(theta, batch=None):
     return jnp.sum(x + jnp.log1p(jnp.exp(-2 * x)) - jnp.log(2))
 
 
+# %% [markdown]
+# optax has this search too: `slope_rtol` is $c$, `decrease_factor` the $\frac12$, `atol` the rounding error of the loss
+# that it overlooks. Four steps of pure Newton each, then $|x|$ after eight with the search.
+
 # %%
 length = jax.jit(partial(backtrack, log_cosh, c=0.4))  # so large, it matters
 search = optax.scale_by_backtracking_linesearch(
@@ -637,11 +648,11 @@ search = optax.scale_by_backtracking_linesearch(
 )
 searched = newton(line_search=search)
 for x0 in (1.0, 1.08, 1.1, 1.2):
-    pure, _ = descend(newton(), log_cosh, jnp.array([x0]), 4)
+    pure, _ = descend(plain, log_cosh, jnp.array([x0]), 4)
     safe, state = descend(searched, log_cosh, jnp.array([x0]), 8)
     row = " ".join(f"{v:11.3g}" for v in pure[1:, 0])
     t = state.line_search.learning_rate[0]
-    print(f"x₀ = {x0:4}: {row}   searched, 8 steps: {abs(safe[-1, 0]):.0e}")
+    print(f"x₀ = {x0:4}: {row}   searched: |x| = {abs(safe[-1, 0]):.0e}")
     d = pure[1] - pure[0]
     assert t == length(pure[0], d)  # the library's is ours
     assert abs(safe[-1, 0]) < 1e-12
@@ -649,6 +660,8 @@ for x0 in (1.0, 1.08, 1.1, 1.2):
     assert (abs(pure[1, 0]) > x0) == (x0 > 1.09)
 
 # %% [markdown]
+# (From 1.2 the last step would be infinite: `newton` leaves a step out that is not finite.)
+#
 # ### Trust region
 #
 # The other order: first say how far the model is trusted, a radius $\Delta$, then ask for the best step within it:
@@ -661,7 +674,7 @@ for x0 in (1.0, 1.08, 1.1, 1.2):
 # constraint are parallel: $g+Hd=-\lambda d$. The sign is $\lambda\ge0$, or a move into the ball would lower the
 # objective. So in both cases
 #
-# $$(H+\lambda I)\,d=-g,\qquad\lambda\ge0,\qquad\lambda\,(\Delta-\|d\|)=0 . \tag{2.11}$$
+# $$(H+\lambda I)\,d=-g,\qquad\|d\|\le\Delta,\qquad\lambda\ge0,\qquad\lambda\,(\Delta-\|d\|)=0 . \tag{2.11}$$
 #
 # **The trust-region step is a damped step.** The multiplier is the damping. Which solution of (2.11) is the global
 # minimum? One with $H+\lambda I\succeq0$ is. For any other $d'$, write $\tilde m(d)=m(d)+\frac\lambda2\|d\|^2$. Its
@@ -674,7 +687,7 @@ for x0 in (1.0, 1.08, 1.1, 1.2):
 # inside the ball. (That such a $\lambda$ always exists is also true, Moré and Sorensen 1983; we use only the
 # direction proved.)
 #
-# **$\lambda$ is the price of radius.** Let $m_*(\Delta)$ be the minimum of (2.10). Take for $d'$ the best step of
+# ◇ **$\lambda$ is the price of radius.** Let $m_*(\Delta)$ be the minimum of (2.10). Take for $d'$ the best step of
 # another radius $\Delta'$, whose length is at most $\Delta'$: (2.12) gives
 # $m_*(\Delta')\ge m_*(\Delta)-\lambda\cdot\frac12(\Delta'^2-\Delta^2)$, for radii on both sides. So $-\lambda$ is the
 # slope of $m_*$ over $\frac12\Delta^2$, where it has one: a unit more of $\frac12\Delta^2$ buys $\lambda$ less of the
@@ -703,7 +716,7 @@ def trust_region(g, H, radius):
 
 # %% [markdown]
 # The upper end is far enough, because there each $\lambda_i+\lambda\ge\|g\|/\Delta$. **Check by brute force**, on a
-# random indefinite $H$: the objective on a grid of 720 directions times 200 lengths, and the price by a difference
+# random indefinite $H$: the objective on a grid of 720 directions times 201 lengths, and the price by a difference
 # quotient.
 
 # %% tags=["nbval-check-output"]
@@ -802,11 +815,12 @@ assert terabytes == 2.0
 #    the last direction, to which $r$ is orthogonal (we were at the minimum along it).
 # 3. $x\leftarrow x+ap$, and $r'=r-a\,Ap$, without another product.
 # 4. $p'=r'+\beta p$ with $\beta$ such that $p'^\top Ap=0$: $\beta=-\frac{r'^\top Ap}{p^\top Ap}$. Put $Ap=(r-r')/a$.
-#    With $r'^\top r=0$, this is $\beta=\frac{r'^\top r'}{r^\top r}$.
+#    Also $r'^\top r=0$: $r$ is $p$ minus a multiple of the direction before $p$, and $r'$ is orthogonal to both, to $p$
+#    by step 2, to the other because $r$ was and $Ap$ is. So $\beta=\frac{r'^\top r'}{r^\top r}$.
 #
-# We skip two steps, both by induction: that $r'$ is orthogonal to *all* earlier residuals and $p'$ conjugate to *all*
-# earlier directions, though only the last was asked for. (Because $A p_j$ for $j<k$ lies in the span of the earlier
-# residuals, to which $r'$ is orthogonal. Nocedal and Wright, theorem 5.3.) The next cell measures it.
+# We asked only that $p'$ be conjugate to the *last* direction. That it is conjugate to *all* earlier ones, and $r'$
+# orthogonal to all earlier residuals, needs an induction that we skip (Nocedal and Wright, theorem 5.3). The next cell
+# measures it.
 
 
 # %%
@@ -903,16 +917,16 @@ assert saddle(away[1]) < saddle(start)  # Newton's own step goes up in y
 print(f"from {start} CG-Newton steps to {np.round(away[1], 3)}")
 
 # %% [markdown]
-# ### Hessian-free: CG on the damped Gauss–Newton matrix
+# ### ◇ Hessian-free: CG on the damped Gauss–Newton matrix
 #
-# For a network $H$ is indefinite almost everywhere on the way, and CG on it would stop. Martens (2010) replaces it.
+# For a network $H$ is usually indefinite (as the five below are at their start), and CG on it would stop. Martens (2010) replaces it.
 # Let $z=f(x;\theta)$ with Jacobian $J$ and $L(y,z)$ the loss of an output, with gradient $\nabla_zL$ and Hessian
 # $H_L$ in $z$. The chain rule, twice:
 #
 # $$H=\underbrace{\tfrac1n\textstyle\sum J^\top H_L\,J}_{G}\;+\;\tfrac1n\textstyle\sum\sum_j(\nabla_zL)_j\,\nabla_\theta^2z_j .$$
 #
 # $G$ is the *(generalised) Gauss–Newton matrix*. It is what would be left if $f$ were linear in $\theta$. If $L$ is
-# convex in $z$, as all losses of unit 01 are, $v^\top Gv=\frac1n\sum(Jv)^\top H_L(Jv)\ge0$. It may be singular, so it
+# convex in $z$, as the three of unit 01 are, $v^\top Gv=\frac1n\sum(Jv)^\top H_L(Jv)\ge0$. It may be singular, so it
 # is damped:
 #
 # $$d=-(G+\lambda I)^{-1}g ,\quad\text{solved by CG with products } Gv=\tfrac1n\textstyle\sum J^\top\big(H_L\,(Jv)\big). \tag{2.16}$$
@@ -975,7 +989,7 @@ assert jnp.allclose(ours, ravel_pytree(theirs)[0], atol=1e-12)
 # %% [markdown]
 # Now the step (2.16) by CG against elimination with the formed matrix, and the smallest eigenvalues of $H$ and $G$,
 # for five random initial networks. Then fifteen steps of the method from each: full steps with three dampings, and
-# steps without damping, with $\alpha$ from 1 to 0.03.
+# steps without damping, with five $\alpha$ from 1 to 0.1.
 
 # %%
 DAMPING = 1e-2
@@ -1031,8 +1045,8 @@ def losses(seed, setting):
 
 
 settings = jnp.array(
-    [[1, 0.1], [1, DAMPING], [1, 1e-3]]
-    + [[rate, 0] for rate in (1, 0.3, 0.1, 0.03)]
+    [[1, 0.1], [1, DAMPING], [1, 3e-3]]
+    + [[rate, 0] for rate in (1, 0.5, 0.4, 0.3, 0.1)]
 )
 curves = np.asarray(losses(jnp.arange(5), settings))  # (seeds, settings, 16)
 
@@ -1040,28 +1054,36 @@ curves = np.asarray(losses(jnp.arange(5), settings))  # (seeds, settings, 16)
 print("  α     λ      loss after 15 steps, five seeds")
 for (rate, lam), each in zip(settings, curves[:, :, -1].T, strict=True):
     print(f"{rate:5.2f} {lam:5}   " + " ".join(f"{v:8.2g}" for v in each))
-damped, bare = curves[:, 1, -1], curves[:, 3:, -1]
+damped, small = curves[:, 1, -1], curves[:, 2]
+full, half, _, bare, _ = curves[:, 3:, -1].T
 assert (np.diff(curves[:, 1], axis=1) < 0).mean() > 0.9
 assert (damped < 0.05).all()
-assert (bare[:, 0] > 1).all()  # no damping, full steps: thrown out
-assert (np.diff(curves[:, 2], axis=1) > 0).any()  # λ too small
-assert np.median(bare[:, 1] / damped) < 3  # α = 0.3 is not far behind
-better = (damped < bare.min(axis=1)).sum()
-assert better >= 4
+assert (full > 1).all()  # no damping, full steps: thrown out
+assert small.max() > 1  # λ too small: so is one network,
+assert (small[:, -1] < damped).sum() >= 3  # and others end lower
+ratio = bare / damped
+assert 1 < np.median(ratio) < 3
+assert (curves[:, 4:6, -1] < damped[:, None]).any()
+assert (half > 3 * damped).any()
 verdict(
     "M-hf",
-    "holds",
+    "in part",
     f"CG on G + λI equals elimination to {max(off):.0e} in at most "
-    f"{max(products_used)} products of P = 97; full steps, λ tuned to 0.01: "
-    f"{damped.mean():.4f} ± {damped.std(ddof=1):.4f} after 15 steps, below "
-    f"the best of four undamped step sizes on {better} of 5 seeds",
+    f"{max(products_used)} products of P = 97; after 15 full steps with λ "
+    f"tuned to 0.01 the loss is {damped.mean():.4f} ± "
+    f"{damped.std(ddof=1):.4f}, without λ above {full.min():.0e}. Not "
+    f"'a lot more progress': undamped with α tuned to 0.3 it is "
+    f"{bare.mean():.4f} ± {bare.std(ddof=1):.4f}",
 )
 
 # %% [markdown]
-# Martens (2020, §10) says that damped steps "can be applied with a step-size of 1" and get further than undamped
-# ones, which need a carefully chosen step size. So it is here: without damping the full step throws every network
-# out. But mark what the table also shows. A damping that is too small does not protect (at $10^{-3}$ the loss rises
-# on the way). $10^{-2}$ was chosen by looking at these seeds. And the undamped step of 0.3 comes out not far behind.
+# Martens (2020, §10) says that damped steps "can be applied with a step-size of 1", and "make a lot more progress"
+# than undamped ones, which need a carefully chosen step size. The first is so here: full steps work with damping, and
+# without it they throw every network out. "A lot more" is not: both $\lambda=10^{-2}$ and $\alpha=0.3$ were chosen by
+# looking at these seeds, and the undamped loss is higher by a factor of less than 3, in the median. With 0.4 or 0.5
+# it is lower than the damped one on some seeds, and much higher on others. A smaller damping, $3\cdot10^{-3}$, is
+# better on most seeds and throws one network out. What is missing to both is a rule that adapts: Martens raises and
+# lowers $\lambda$ as he goes.
 #
 # ## 6 · On real data: gradient descent, Newton, Newton-CG
 #
@@ -1113,9 +1135,9 @@ METHODS = {
 slope_of = jax.grad(penalised)
 
 
-@partial(jax.jit, static_argnames=("method", "limit"))
-def minimise(method, alpha, start, batch, limit=100_000):
-    """The first θ with ‖g‖ <= 1e-6 and the number of steps to it."""
+@partial(jax.jit, static_argnames="method")
+def minimise(method, alpha, start, batch, limit):
+    """The first θ with ‖g‖ <= 1e-6, or the last, and the number of steps."""
     opt = METHODS[method](alpha)
 
     def unfinished(carry):
@@ -1138,40 +1160,44 @@ def minimise(method, alpha, start, batch, limit=100_000):
 # %%
 curvature = jax.jit(jax.hessian(penalised))
 zero = jnp.zeros(31)
-splits, hindsight, kappas, safe_rates = [], [], [], []
+splits, hindsight, kappas, safe_rates, flattest = [], [], [], [], []
 for seed in range(5):
     given, safe = load(seed)
-    at_minimum = minimise("newton", 1.0, zero, given)[0]
+    at_minimum = minimise("newton", 1.0, zero, given, 100_000)[0]
     H = np.linalg.eigvalsh(curvature(at_minimum, given))
     splits.append(given)
     safe_rates.append(safe)
     hindsight.append(2 / (H[0] + H[-1]))
     kappas.append(H[-1] / H[0])
+    flattest.append(H[0])
 print("κ at the minimum:    ", np.round(kappas))
 print("1/L, safe:           ", np.round(safe_rates, 2))
 print("2/(L+μ) at the min.: ", np.round(hindsight, 1))
 assert np.mean(np.divide(hindsight, safe_rates)) > 40
-assert 1 / (max(safe_rates) * RIDGE) > 3000
+# at θ = 0, where σ(1-σ) = 1/4, the bound L is attained
+H = np.linalg.eigvalsh(curvature(zero, splits[0]))
+assert np.allclose(H[-1], 1 / safe_rates[0], rtol=1e-10)
 
 # %% [markdown]
-# The curvature at the start is far larger than at the minimum: there most tumours are classified with near certainty,
-# and $\sigma(1-\sigma)$ is near 0. That is why the safe step is so short.
+# The curvature at the start is that of the bound, and far larger than at the minimum: at the minimum most tumours are
+# classified with near certainty, and $\sigma(1-\sigma)$ is near 0. That is why the safe step is so short.
 #
-# Now steps and seconds. JAX returns before the work is done, so a clock has to wait with `block_until_ready`; the
-# first call compiles and is not counted; the time of a split is the median of three runs. Seconds depend on the
+# Now steps and seconds. JAX returns before the work is done, so a clock has to wait with `block_until_ready`; a
+# first call, of no step, compiles and is not counted; the time of a split is the median of three runs. Seconds depend on the
 # machine and on what else it does: they are shown, and nothing rests on them.
 
 # %%
 from time import perf_counter
 
 
-def seconds(run, repeats=3):
+def timed(run, repeats):
+    """The result, and the median of the seconds."""
     taken = []
     for _ in range(repeats):
         begin = perf_counter()
-        jax.block_until_ready(run())
+        result = jax.block_until_ready(run())
         taken.append(perf_counter() - begin)
-    return np.median(taken)
+    return result, np.median(taken)
 
 
 ones = [1.0] * 5
@@ -1189,8 +1215,10 @@ for name, (method, alphas, repeats) in WAYS.items():
     found, ms = [], []
     for given, alpha in zip(splits, alphas, strict=True):
         run = partial(minimise, method, alpha, zero, given)
-        found.append(run())
-        ms.append(1e3 * seconds(run, repeats))
+        run(0)
+        result, taken = timed(partial(run, 100_000), repeats)
+        found.append(result)
+        ms.append(1e3 * taken)
     minima[name] = np.stack([theta for theta, _ in found])
     steps[name] = k = np.array([int(k) for _, k in found])
     row = f"{k.mean():9.0f} ± {k.std(ddof=1):3.0f}"
@@ -1213,7 +1241,8 @@ assert (steps["Newton-CG"] <= 12).all()
 # network it would not be: that is what section 5 is for, and the later units.
 #
 # **Is the pace what the theory says?** (2.2) is about the loss; its square root, $\frac{\kappa-1}{\kappa+1}$, should
-# be the factor per step of $\|g\|$. For Newton, $\|g\|$ should be squared. We record $\|g\|$ along the way.
+# be the factor per step of $\|g\|$. For Newton, $\|g\|$ should be squared: the *order*, the slope of
+# $\log\|g_{k+1}\|$ over $\log\|g_k\|$, should be 2. We record $\|g\|$ along the way.
 
 
 # %%
@@ -1246,6 +1275,12 @@ pace = np.log(r[:, 700] / r[:, 500]) / (200 * np.log(q))
 print(f"log-rate, measured / (2.2): {pace.round(2)}")
 assert (pace > 0.95).all()
 assert (pace < 1.1).all()
+r = records["GD, safe"]
+slow = 1 - np.multiply(safe_rates, flattest)  # 1 - μ/L
+slow_pace = np.log(r[:, 22_000] / r[:, 20_000]) / (2000 * np.log(slow))
+print(f"the safe step, over 1 - μ/L: {slow_pace.round(2)}")
+assert (abs(slow_pace - 1) < 0.3).all()
+assert 1 / (1 - slow).max() > 3000
 r = records["Newton"]
 print("Newton's ‖g‖ on split 0:", " ".join(f"{v:.0e}" for v in r[0, :11]))
 order = [np.polyfit(*np.log([a[7:9], a[8:10]]), 1)[0] for a in r]
@@ -1269,32 +1304,33 @@ plots.show(
     fig,
     "Log-log plot of the gradient norm against the step, five splits each: "
     "both forms of Newton fall below the line of 1e-6 within about ten "
-    "steps, tuned gradient descent after about 350, safe gradient descent "
-    "after about twenty thousand.",
+    "steps, tuned gradient descent after a few hundred, safe gradient "
+    "descent after about twenty thousand.",
 )
 
 # %% [markdown]
-# The safe step has pace $1-\mu/L$ with $L$ from the start and $\mu$ from the minimum: as if $\kappa$ were their
-# ratio, over three thousand.
+# Ratios a little above 1 are no surprise: directions that shrink faster are still in the sum. The safe step goes
+# roughly at the pace $1-\mu/L$, with $L$ from the start and $\mu$ from the minimum, as if $\kappa$ were over three
+# thousand.
 #
 # **Other starts.** All this began at $\theta=0$, where $\sigma(1-\sigma)$ is largest and the model is good. Take
-# instead twenty random starts for each split, with entries from $\mathcal N(0,1)$: with the full step, and with the
+# instead ten random starts for each split, with entries from $\mathcal N(0,1)$: with the full step, and with the
 # line search.
 
 # %%
-starts = jax.random.normal(jax.random.key(1), (5, 20, 31))
+starts = jax.random.normal(jax.random.key(1), (5, 10, 31))
 from_many = jax.vmap(minimise, in_axes=(None, None, 0, None, None))
 for method in ("newton", "searched"):
     counts = [
-        np.asarray(from_many(method, 1.0, start, given, 60)[1])
+        np.asarray(from_many(method, 1.0, start, given, 40)[1])
         for start, given in zip(starts, splits, strict=True)
     ]
-    ok = np.array(counts) < 60
+    ok = np.array(counts) < 40  # steps
     used = np.array(counts)[ok]
     most = f"; at most {used.max()} steps" if ok.any() else ""
-    print(f"{method:9} converged from {ok.mean():.0%} of 100 starts{most}")
+    print(f"{method:9} converged from {ok.mean():.0%} of 50 starts{most}")
     assert ok.all() == (method == "searched")
-    assert ok.mean() < 0.2 or used.max() <= 40
+    assert (ok.mean() < 0.2) == (method == "newton")
 
 # %% [markdown]
 # Newton's method by itself is no method for such starts: it is the last ten steps of one. The line search makes it
@@ -1329,7 +1365,7 @@ assert max(changed) <= 6
 #
 # ## 7 · Where it breaks
 #
-# Sections 4 and 6 had three: the saddle, the indefinite $H$, the far start. Two more.
+# Sections 4 to 6 had three: the saddle, the indefinite $H$, the far start. Two more.
 #
 # **Rounding.** To solve $H\varepsilon=-g$ in floating-point numbers with relative precision $u$ (about $10^{-16}$ in
 # float64, $6\cdot10^{-8}$ in float32) gives an $\varepsilon$ that satisfies the equation almost exactly, but is
@@ -1379,7 +1415,7 @@ assert table[np.float32, 1e6][2] > 30 * table[np.float32, 1e6][1]
 # what is computed for $H$ is rounding error.
 
 # %%
-free_path, states = descend(newton(), regression.loss, zero, 60, splits[0])
+free_path, states = descend(plain, regression.loss, zero, 60, splits[0])
 bare_loss = jax.jit(jax.vmap(regression.loss, (0, None)))
 h = np.asarray(bare_loss(free_path, splits[0]))
 size = np.linalg.norm(free_path, axis=1)
@@ -1443,8 +1479,8 @@ _ = interact(draw_newton, start=start_slider)
 # | gradient descent | (2.1) $-\alpha g$ | $\big(\frac{\kappa-1}{\kappa+1}\big)^2$ a step at best; not beyond $2/L$ | leaves it | a gradient |
 # | Newton | (2.6) $-H^{-1}g$ | squares the error, near $\theta_*$ | is attracted | $P$ products, $O(P^3)$ |
 # | damped | (2.8) $-(H+\lambda I)^{-1}g$ | $\frac{\lambda}{\lambda_i+\lambda}$ a step | leaves it if $\lambda>-\lambda_{\min}$ | as Newton |
-# | line search | (2.9) | from far away too, if $g^\top d<0$ | does not help | some losses |
-# | trust region | (2.10) | both | leaves it | eigenvalues, or several solves |
+# | line search | (2.9) | here from all far starts; needs $g^\top d<0$ | does not help | some losses |
+# | trust region | (2.10) | not run here | leaves it | eigenvalues, or several solves |
 # | Newton-CG, Hessian-free | (2.13)–(2.16) | as exact as the solve | CG notices | tens of products |
 #
 # **The answer.** Newton's method knows the curvature along every direction, and divides by it; gradient descent has
