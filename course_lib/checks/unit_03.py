@@ -99,10 +99,11 @@ def _invariance_cases(rng: np.random.Generator) -> list[Case]:
 
     def case(rate: float) -> Case:
         root, shift = jnp.asarray(_positive(rng, size)), jnp.asarray(rng.normal(size=size))
-        turn = jnp.asarray(np.eye(size) + np.triu(rng.uniform(0.6, 1.4, (size, size)), 1))
+        turn = jnp.asarray(1.5 * np.eye(size) + np.triu(rng.uniform(0.6, 1.4, (size, size)), 1))
+        signs = jnp.asarray([1.0, -1.0, 1.0][:size])  # the gap has entries of both signs
         loss = lambda theta: jnp.sum(jnp.cosh(root @ (theta - shift)))  # noqa: E731
         fisher = lambda theta: root @ root + jnp.outer(theta, theta)  # noqa: E731
-        psi = lambda phi: turn @ phi + 0.3 * jnp.sin(phi) + 0.2 * phi**2  # noqa: E731
+        psi = lambda phi: turn @ phi + signs * (0.3 * jnp.sin(phi) + 0.2 * phi**2)  # noqa: E731
         return loss, fisher, psi, jnp.asarray(rng.uniform(0.3, 1.2, size)), rate
 
     return [case(float(rng.uniform(0.1, 0.3))), case(float(rng.uniform(0.02, 0.05)))]
@@ -174,6 +175,8 @@ STEEPEST_DESCENT = Exercise(
         ),
         "the A-length is 1, the direction is the plain gradient's. Scaling does not turn a vector: it is A⁻¹ that does "
         "(lecture 03, §1).": _of_solved(lambda A, g, x: -g / np.sqrt(g @ A @ g)),
+        "this is √2 times the answer. The √2 belongs to the ball KL ≤ ε², that is A = F/2 (lecture 03, §2); here the "
+        "A-length has to be 1 (lecture 03, §1).": _of_solved(lambda A, g, x: -x * np.sqrt(2 / (g @ x)).astype(g.dtype)),
         "you divide by gᵀA⁻¹g. That is the square of the norm: its root is missing (lecture 03, §1).": _of_solved(
             lambda A, g, x: -x / (g @ x)
         ),
@@ -229,7 +232,7 @@ def _with_direction(direction: Callable) -> Callable:
 
 
 def _damped_solve(F: np.ndarray, g: np.ndarray, damping: float) -> np.ndarray:
-    return np.linalg.solve(F + damping * np.eye(len(g)), g)
+    return np.linalg.solve(F + damping * np.eye(len(g), dtype=F.dtype), g)
 
 
 def _same_length(F, g, lam, s, t):
@@ -286,6 +289,16 @@ NATURAL_GRADIENT_STEP = Exercise(
         "around 0: the loss's gradient is `grad` (lecture 03, §2).": _with_direction(
             lambda F, g, lam, s, t: _damped_solve(F, -s.mean(0), lam)
         ),
+        "the gradient is the mean of the scores. Their targets are the model's own draws, so that mean is noise around "
+        "0, and has the score's sign: the loss's gradient is `grad` (lecture 03, §2).": _with_direction(
+            lambda F, g, lam, s, t: _damped_solve(F, s.mean(0), lam)
+        ),
+        "λ multiplies the diagonal of F here, which is Marquardt's variant. Asked for is λ times the identity "
+        "(lecture 03, §6).": _with_direction(lambda F, g, lam, s, t: np.linalg.solve(F + lam * np.diag(np.diag(F)), g)),
+        "you divide by n - 1, as for a sample covariance. The scores' mean is known to be 0, so nothing is estimated "
+        "away: F is the mean, with 1/n (lecture 03, §2).": _with_direction(
+            lambda F, g, lam, s, t: _damped_solve(F * (len(s) / (len(s) - 1)), g, lam)
+        ),
         "you divide by the root of F. Adam does so, with a diagonal (unit 05); the natural gradient has F⁻¹ "
         "(lecture 03, §2).": _with_direction(
             lambda F, g, lam, s, t: _inverse_root(F + lam * np.eye(len(g), dtype=F.dtype)) @ g
@@ -313,7 +326,12 @@ def _softmax(z: np.ndarray) -> np.ndarray:
 
 def _output_fishers(p: np.ndarray) -> np.ndarray:
     """diag(p) - p pᵀ for every row: (n, k, k)."""
-    return p[:, :, None] * np.eye(p.shape[1], dtype=p.dtype) - p[:, :, None] * p[:, None, :]
+    return _diagonals(p) - p[:, :, None] * p[:, None, :]
+
+
+def _diagonals(p: np.ndarray) -> np.ndarray:
+    """diag(p) for every row: (n, k, k). In the dtype of p, or a float32 answer would not be known again."""
+    return p[:, :, None] * np.eye(p.shape[1], dtype=p.dtype)
 
 
 def _sandwich(J: np.ndarray, middle: np.ndarray) -> np.ndarray:
@@ -360,14 +378,14 @@ FISHER_VECTOR_PRODUCT = Exercise(
             lambda J, p, z, v: _sandwich(J, _output_fishers(p)) @ v * len(J)
         ),
         "the middle is diag(p) alone. The softmax's F_R is diag(p) - p pᵀ: classes compete (lecture 03, §5).": (
-            _of_jacobians(lambda J, p, z, v: _sandwich(J, p[:, :, None] * np.eye(p.shape[1])) @ v)
+            _of_jacobians(lambda J, p, z, v: _sandwich(J, _diagonals(p)) @ v)
         ),
         "the middle is missing: this is JᵀJv, the Fisher of a Normal. For a softmax F_R stands between (lecture 03, "
         "§5).": (_of_jacobians(lambda J, p, z, v: np.einsum("nkp,nk->p", J, J @ v) / len(J))),
         "you use the logits where the probabilities belong: F_R = diag(p) - p pᵀ with p = softmax(z) "
         "(lecture 03, §5).": _of_jacobians(lambda J, p, z, v: _sandwich(J, _output_fishers(z)) @ v),
         "p pᵀ is added where it has to be subtracted (lecture 03, §5).": _of_jacobians(
-            lambda J, p, z, v: _sandwich(J, 2 * p[:, :, None] * np.eye(p.shape[1]) - _output_fishers(p)) @ v
+            lambda J, p, z, v: _sandwich(J, 2 * _diagonals(p) - _output_fishers(p)) @ v
         ),
         "the middle is p pᵀ alone; it is what is subtracted from diag(p) (lecture 03, §5).": _of_jacobians(
             lambda J, p, z, v: _sandwich(J, p[:, :, None] * p[:, None, :]) @ v
@@ -382,6 +400,14 @@ FISHER_VECTOR_PRODUCT = Exercise(
         "(lecture 03, §5).": _of_jacobians(lambda J, p, z, v: _sandwich(J, _output_fishers(p)) @ v / p.shape[1]),
         "this is one number, vᵀFv. The product Fv is a vector, like v (lecture 03, §5).": _of_jacobians(
             lambda J, p, z, v: v @ _sandwich(J, _output_fishers(p)) @ v
+        ),
+        "the middle is p(1 - p), the diagonal of F_R alone. The softmax's F_R also has -p_i p_j beside it "
+        "(lecture 03, §5).": _of_jacobians(lambda J, p, z, v: _sandwich(J, _diagonals(p * (1 - p))) @ v),
+        "the outer factor p is missing: F_R dz is p times (dz - pᵀdz), entry by entry (lecture 03, §5).": _of_jacobians(
+            lambda J, p, z, v: np.einsum("nkp,nk->p", J, J @ v - np.sum(p * (J @ v), axis=1, keepdims=True)) / len(J)
+        ),
+        "the softmax runs over the examples. It is over the classes of one example, the last axis (lecture 03, §5).": (
+            _of_jacobians(lambda J, p, z, v: _sandwich(J, _output_fishers(_softmax(z.T).T)) @ v)
         ),
         "the middle stands there twice: Jᵀ F_R F_R J v. One F_R is between J and Jᵀ (lecture 03, §5).": _of_jacobians(
             lambda J, p, z, v: _sandwich(J, _output_fishers(p) @ _output_fishers(p)) @ v
@@ -461,6 +487,10 @@ GAUSS_NEWTON = Exercise(
         "(lecture 03, §3).": _of_outputs(lambda J, z, y, at: _sandwich(J, at(_softmax(z), y)[1])),
         "this is the sum over the examples: divide by n (lecture 03, §3).": _of_outputs(
             lambda J, z, y, at: _sandwich(J, at(z, y)[1]) * len(J)
+        ),
+        "this is F: the Normal's F_R, an average over the model's y, stands in the middle. G has H_L at the data's "
+        "label, as nll gives it (lecture 03, §3).": _of_outputs(
+            lambda J, z, y, at: _sandwich(J, _diagonals(np.stack([np.exp(-2 * z[:, 1]), np.full(len(z), 2.0)], axis=1)))
         ),
         "H_L is missing: this is JᵀJ, right only for a Normal of variance 1 (lecture 03, §3).": _of_outputs(
             lambda J, z, y, at: np.einsum("nkp,nkq->pq", J, J) / len(J)
@@ -554,6 +584,7 @@ INVARIANCE_GAP = Exercise(
     reference=invariance_gap,
     inputs=_invariance_cases,
     right=(_gap_by_composition, _gap_of_natural_step(lambda there, straight, *rest: there - straight)),
+    rtol=1e-6,  # a gap is a small difference of numbers near 1, and one that should be 0 is only so up to rounding
     mistakes={
         "F is not transformed: in φ it is another matrix, KᵀFK. It is the transformation of F that makes the step "
         "forget the parameters (lecture 03, §4).": _gap_with(lambda K, g, F: np.linalg.solve(F, K.T @ g)),
@@ -579,6 +610,11 @@ INVARIANCE_GAP = Exercise(
         ),
         "the sign is turned: asked for is ψ(φ') minus θ' (lecture 03, §4).": _gap_of_natural_step(
             lambda there, straight, *rest: straight - there
+        ),
+        "your values have lost their signs. Asked for is the vector ψ(φ') - θ', not its absolute values "
+        "(lecture 03, §4).": _gap_of_natural_step(lambda there, straight, *rest: np.abs(there - straight)),
+        "the step in θ starts from φ. It starts from θ = ψ(φ), the same model (lecture 03, §4).": _gap_of_natural_step(
+            lambda there, straight, moved, theta, K, step: there - (moved - np.linalg.solve(K, step) + step)
         ),
         "this is the length of the gap. Asked for is the vector ψ(φ') - θ' (lecture 03, §4).": _gap_of_natural_step(
             lambda there, straight, *rest: np.linalg.norm(there - straight)
@@ -645,6 +681,12 @@ KL_LIMITED_STEP = Exercise(
         "(lecture 03, §6).": _scaled_by(lambda d, F, g, c: min(1, 2 * c / (d @ F @ d))),
         "the ½ is missing: the budget is on ½ dᵀFd (lecture 03, §6).": _scaled_by(
             lambda d, F, g, c: min(1, np.sqrt(c / (d @ F @ d)))
+        ),
+        "the ½ is on the wrong side: ½ t² dᵀFd = c gives t² = 2c/dᵀFd, not c/(2 dᵀFd) (lecture 03, §6).": _scaled_by(
+            lambda d, F, g, c: min(1, np.sqrt(c / (2 * (d @ F @ d))))
+        ),
+        "a step beyond the budget is left out. Shorten it, so that ½ dᵀFd = c (lecture 03, §6).": _scaled_by(
+            lambda d, F, g, c: float(0.5 * (d @ F @ d) <= c)
         ),
         "every step is scaled to the budget, short ones too. A step within it stays as it is (lecture 03, §6).": (
             _scaled_by(lambda d, F, g, c: np.sqrt(2 * c / (d @ F @ d)))

@@ -3,7 +3,7 @@
 #
 # Six functions to write and one derivation. Lecture 03 has all the formulas: the § signs point there.
 #
-# **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
+# **How it works.** Run the cells from the top: later examples use names of earlier ones. Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
 # function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
 # the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. The cells
 # that only say "points" are for grading: leave them. There other inputs and other models are used, so write functions
@@ -122,9 +122,9 @@ v = jnp.array([1.0, 0.0, 0.0, -1.0, 0.5, 0.0])
 # <details><summary>Hint</summary>
 #
 # Make one function of `theta` that gives the logits of all examples: `outputs = lambda t: jax.vmap(logits, (None, 0))(t, x)`.
-# `z, dz = jax.jvp(outputs, (theta,), (v,))` has $J_iv$ in the rows of `dz`. Multiply each row by its $F_R$; with
-# `p` of shape $(n,k)$ that is `p * (dz - (p * dz).sum(1, keepdims=True))`. Then `jax.vjp(outputs, theta)[1](u)[0]` is
-# $\sum_iJ_i^\top u_i$.
+# `z, dz = jax.jvp(outputs, (theta,), (v,))` has $J_iv$ in the rows of `dz`. Multiply each row by its $F_R$,
+# which needs sums over the classes, axis 1 (§5 has it without the matrix). Then `jax.vjp(outputs, theta)[1](u)` is a tuple
+# whose only entry is $\sum_iJ_i^\top u_i$.
 # </details>
 
 
@@ -244,9 +244,8 @@ def invariance_gap(loss, fisher, psi, phi, learning_rate):
     ### END SOLUTION
 
 
-def loss(
-    theta,
-):  # a Normal, theta = (mean, log σ), data: mean 1.5, variance 0.25
+def loss(theta):
+    """A Normal, theta = (mean, log σ); data of mean 1.5, variance 0.25."""
     square = (theta[0] - 1.5) ** 2 + 0.25
     return theta[1] + 0.5 * square * jnp.exp(-2 * theta[1])
 
@@ -309,17 +308,18 @@ probe(kl_limited_step, "03.kl_limited_step")
 # %% [markdown]
 # ## 7 · ●● A derivation, graded by hand (6 points)
 #
-# Counts $y_1,\dots,y_n$ with mean $\bar y>0$ are fitted by a Poisson with mean $\lambda>0$: $-\log p=\lambda-y\log\lambda+\log y!$.
+# Counts $y_1,\dots,y_n$ with mean $\bar y>0$ are fitted by a Poisson with mean $\lambda>0$ (no damping in this exercise):
+# $-\log p=\lambda-y\log\lambda+\log y!$. The items give 1, 2, 2 and 1 points.
 #
 # 1. Write the mean loss $h(\lambda)$, its gradient, and the Fisher information in $\lambda$ (unit 01 has it). Find the natural
 #    gradient, and show that one step with learning rate 1 from any $\lambda$ ends at the optimum.
 # 2. Now use $\eta=\log\lambda$. Find gradient and Fisher information in $\eta$, and the natural step with rate $\alpha$. Show that
-#    it agrees with the step in $\lambda$ to first order in $\alpha$, and find the second-order term of the difference. Where does one step
-#    with $\alpha=1$ end now?
+#    the $\lambda$ that it reaches agrees with that of the step in $\lambda$ to first order in $\alpha$, and find the second-order
+#    term of the difference (the first less the second). Where does one step with $\alpha=1$ end now?
 # 3. Find the Hessian of $h$ in $\lambda$ and in $\eta$. Which of the two is equal to the Fisher information in the same parameter,
 #    for all $\bar y$? Explain by (3.6).
-# 4. Take $\lambda=1$, $\bar y=4$. Compare the directions in which $\lambda$ moves under Newton's method in $\lambda$ and in $\eta$: give both
-#    $\dot\lambda$ for small steps. Do they agree with the natural gradient's?
+# 4. Take $\lambda=1$, $\bar y=4$. How fast does $\lambda$ move under Newton's method in $\lambda$, and in $\eta$? Give both speeds
+#    $\dot\lambda=d\lambda/d\alpha$ at $\alpha=0$. Which agrees with the natural gradient's?
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
