@@ -27,19 +27,23 @@ def _gradient_cases(rng: np.random.Generator) -> list[Case]:
 
 
 def _rank_cases(rng: np.random.Generator) -> list[Case]:
-    """(J, F_R, s_z): one case with many parameters, one with few, so that P is the bound; the last example is the first
-    once more, so that no bound on F is met in the first case."""
+    """(J, F_R, s_z): one case with many parameters, where F_R has rank k - 2, one with a softmax's F_R and fewer, so
+    that P is the bound, one with three; the last example is the first once more, so that no bound on F is met in the
+    first case."""
     n, k = int(rng.integers(4, 6)), int(rng.integers(7, 9))
 
-    def case(parameters: int) -> Case:
+    def case(parameters: int, blocks: int = 1) -> Case:
         jacobians = rng.normal(size=(n, k, parameters))
-        p = rng.dirichlet(np.full(k, 5.0), n)
-        fishers = np.stack([np.diag(a) - np.outer(a, a) for a in p])
-        scores = np.eye(k)[rng.integers(0, k, n)] - p
+        p, scores, fishers = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k, k))
+        for part in np.array_split(np.arange(k), blocks):  # independent labels, each with its own softmax
+            p[:, part] = rng.dirichlet(np.full(len(part), 5.0), n)
+            fishers[:, part, part] = p[:, part]
+            fishers[np.ix_(np.arange(n), part, part)] -= p[:, part, None] * p[:, None, part]
+            scores[:, part] = np.eye(len(part))[rng.integers(0, len(part), n)] - p[:, part]
         jacobians[-1], fishers[-1], scores[-1] = jacobians[0], fishers[0], scores[0]
         return jnp.asarray(jacobians), jnp.asarray(fishers), jnp.asarray(scores)
 
-    return [case(n * k + 3), case(n * (k - 1) - 2), case(3)]
+    return [case(n * k + 3, blocks=2), case(n * (k - 1) - 2), case(3)]
 
 
 def _path_cases(rng: np.random.Generator) -> list[Case]:
@@ -137,6 +141,8 @@ EMPIRICAL_FISHER = Exercise(
         ),
         "you divide by n twice. The gradients are those of single examples; only the mean over them divides by n "
         "(lecture 04, §1).": lambda g: g.T @ g / len(g) ** 2,
+        "the sign is turned. A score is minus a gradient, but its outer product has both signs twice: F̄ is positive "
+        "semi-definite (lecture 04, §1).": lambda g: -g.T @ g / len(g),
         "you divide by the number of parameters. F̄ is a mean over the examples: n is the first size "
         "(lecture 04, §1).": lambda g: g.T @ g / g.shape[1],
         "the diagonal is right, the rest is zero. That is the diagonal F̄ of unit 05; here the whole matrix is asked "
@@ -210,6 +216,10 @@ RANKS = Exercise(
         "zero. Use its rank, not its size (lecture 04, §2).": _of_ranks(
             lambda right, J, R, s_z, F, s: (right[0], min(len(J) * J.shape[1], J.shape[2]), *right[2:])
         ),
+        "the bound on F uses k - 1. That is the rank of F_R for one softmax; other likelihoods have another: take the "
+        "rank of the F_R that you get (lecture 04, §2).": _of_ranks(
+            lambda right, J, R, s_z, F, s: (right[0], min(len(J) * (J.shape[1] - 1), J.shape[2]), *right[2:])
+        ),
         "both bounds forget P. A (P, P) matrix has no rank above P, however many examples there are "
         "(lecture 04, §2).": _of_ranks(
             lambda right, J, R, s_z, F, s: (right[0], len(J) * _rank(R[0]), right[2], len(J))
@@ -275,6 +285,10 @@ def _signed_power(value: float, power: float) -> float:
     return float(np.sign(value) * np.abs(value) ** power)
 
 
+def _bare_power(theta: float, xi: float) -> float:
+    return float(theta ** (1 - 2 * xi)) if theta > 0 or xi in (0.5, 1.0) else float("nan")
+
+
 def _path(step: Callable) -> Callable:
     """A wrong path: step(θ, ξ) in place of θ / (θ²)^ξ."""
     return lambda theta0, alphas, xi: _iterates(theta0, alphas, lambda t: step(t, xi))
@@ -298,6 +312,8 @@ COUNTEREXAMPLE = Exercise(
         ),
         "the gradient lost its sign: the step is α|θ|^(1-2ξ) to the right wherever θ is. It has to point to 0 from "
         "both sides (lecture 04, §3).": _path(lambda t, xi: abs(t) ** (1 - 2 * xi)),
+        "you raise θ itself to the power 1 - 2ξ. Where θ is negative that has no real value, or loses the sign: the "
+        "power belongs over θ², which is positive (lecture 04, §3).": _path(_bare_power),
         "you go uphill: the step is subtracted (lecture 04, §3).": _path(lambda t, xi: -t / (t**2) ** xi),
         "F̄ is computed once, at the start. It is θ_k², another number in every step (lecture 04, §3).": (
             lambda theta0, alphas, xi: _iterates(theta0, alphas, lambda t: t / (theta0**2) ** xi)
@@ -403,6 +419,9 @@ STEP_COSINE = Exercise(
         "λ is damping times the trace. The mean eigenvalue is the trace over P (lecture 04, §4).": _with_lambdas(
             lambda A, B, d: (d * np.trace(A), d * np.trace(B))
         ),
+        "λ is relative to the largest eigenvalue. Asked is the mean one, tr/P (lecture 04, §4).": _with_lambdas(
+            lambda A, B, d: (d * np.linalg.eigvalsh(A)[-1], d * np.linalg.eigvalsh(B)[-1])
+        ),
         "no damping at all: (A + λI)⁻¹ needs its λ, and F̄ of few examples has no inverse without it "
         "(lecture 04, §4).": _with_lambdas(lambda A, B, d: (0.0, 0.0)),
         "λ g is added after the inverse. The damping belongs inside it: (A + λI)⁻¹ g (lecture 04, §4).": _damped_after,
@@ -498,6 +517,11 @@ BEST_SCALE = Exercise(
         ),
         "λ is in the curvature too. Damping makes the direction; the quadratic that is minimised along it has F alone "
         "(lecture 04, §5).": _of_direction(lambda d, F, g, F_bar, lam: _along(d, F + lam * np.eye(len(g)), g)),
+        "F̄ and F are exchanged: F̄ (with λ) makes the direction, and F is the curvature (lecture 04, §5).": (
+            lambda F_bar, F, g, lam: best_scale(F, F_bar, g, lam)
+        ),
+        "λ is taken relative to the mean eigenvalue, as in exercise 4. Here it is a plain number: (F̄ + λI)⁻¹ g "
+        "(lecture 04, §5).": lambda F_bar, F, g, lam: best_scale(F_bar, F, g, lam * _mean_eigenvalue(F_bar)),
         "this searches along the gradient. The direction is (F̄ + λI)⁻¹ g (lecture 04, §5).": _of_direction(
             lambda d, F, g, F_bar, lam: _along(g, F, g)
         ),
@@ -542,7 +566,7 @@ BEST_SCALE = Exercise(
 
 
 def sampled_fisher(sample, logits, jacobians, y, keys):
-    """F̂ (P, P) from one label a example, drawn from the model; the observed y is not used."""
+    """F̂ (P, P) from one label for each example, drawn from the model; the observed y is not used."""
     return _second_moment(_scores(logits, jacobians, _drawn(sample, logits, keys)))
 
 
@@ -608,6 +632,12 @@ def _exact_fisher(sample, logits, jacobians, y, keys):
     return np.einsum("nkp,nkl,nlq->pq", J, F_R, J) / len(J)
 
 
+def _softmax_over_examples(sample, logits, jacobians, y, keys):
+    hot = np.eye(logits.shape[1])[_drawn(sample, logits, keys)]
+    errors = hot - _softmax(np.asarray(logits).T).T
+    return _second_moment(np.einsum("nkp,nk->np", np.asarray(jacobians), errors))
+
+
 def _without_p(sample, logits, jacobians, y, keys):
     hot = np.eye(logits.shape[1])[_drawn(sample, logits, keys)]
     return _second_moment(np.einsum("nkp,nk->np", np.asarray(jacobians), hot))
@@ -637,10 +667,12 @@ SAMPLED_FISHER = Exercise(
         "each score is weighted by p(y|x). The draw has that weight in it already: likely classes come up more often "
         "(lecture 04, §7).": _weighted_rows,
         "this is the exact F, the expectation over y. A fine matrix, but the exercise asks for the estimate from one "
-        "draw a example (lecture 04, §7).": _exact_fisher,
+        "draw for each example (lecture 04, §7).": _exact_fisher,
         "the score is not the one-hot label: it is e_y - p, and without -p its mean is not zero (lecture 04, §7).": (
             _without_p
         ),
+        "the softmax runs over the examples. Each row of logits is one example: its classes are on the last axis "
+        "(lecture 04, §7).": _softmax_over_examples,
         "you divide by the number of classes. F̂ is a mean over the n examples (lecture 04, §7).": (
             lambda sample, z, J, y, keys: sampled_fisher(sample, z, J, y, keys) * len(z) / z.shape[1]
         ),

@@ -3,6 +3,7 @@
 Section numbers in the messages are those of lecture 05. Most functions run on NumPy arrays here: nothing to compile.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,12 @@ FLOATS = (np.float64, np.float32)
 
 def _n(f: Callable) -> Callable:
     """f on NumPy arrays, whatever arrays it is called with."""
-    return lambda *a: f(*(np.asarray(v) if isinstance(v, jax.Array) else v for v in a))
+
+    @functools.wraps(f)
+    def on_numpy(*a: Any) -> Any:
+        return f(*(np.asarray(v) if isinstance(v, jax.Array) else v for v in a))
+
+    return on_numpy
 
 
 # ---- inputs: gradients of both signs, away from 0 and from ±1, so that no square and no root can hide ----
@@ -214,6 +220,11 @@ BIAS_CORRECTED = Exercise(
         ),
         "this is the plain mean of all gradients. The average asked for forgets: a gradient that is one step older "
         "has b times the weight (lecture 05, §3).": _n(lambda g, b: g.mean(axis=0)),
+        "you weight the rows the wrong way round: the OLDEST row, the first, has been multiplied by b most often "
+        "(lecture 05, §3).": _n(lambda g, b: _average(g[::-1], b) / (1 - b ** len(g))),
+        "the exponent is the number of parameters. It is the number of rows: one row is one step (lecture 05, §3).": _n(
+            lambda g, b: _average(g, b) / (1 - b ** g.shape[1])
+        ),
         "this averages the squares. The first moment is an average of the gradients themselves (lecture 05, §2).": _n(
             lambda g, b: _average(g**2, b) / (1 - b ** len(g))
         ),
@@ -251,6 +262,12 @@ EQUAL_DAMPING = Exercise(
         "(lecture 05, §4).": _n(lambda B, eps: 2 * eps * B**0.5),
         "the mixed term is there once. The square of a sum has it twice (lecture 05, §4).": _n(
             lambda B, eps: eps * B**0.5 + eps**2
+        ),
+        "the last term is ε and should be ε²: λ has the unit of B, a squared gradient (lecture 05, §4).": _n(
+            lambda B, eps: 2 * eps * B**0.5 + eps
+        ),
+        "the sign is wrong: λ = (√B + ε)² - B, which is never negative (lecture 05, §4).": _n(
+            lambda B, eps: -2 * eps * B**0.5 - eps**2
         ),
         "B stands where its root belongs: the denominator outside is √B + ε (lecture 05, §4).": _n(
             lambda B, eps: 2 * eps * B + eps**2
@@ -325,6 +342,11 @@ def _stored_hats(theta, m, B, g, t, alpha, b1, b2, xi, lam, eps):
     return theta, *_hats(np.asarray(m), np.asarray(B), t, b1, b2)
 
 
+def _swapped(theta, m, B, g, t, alpha, b1, b2, xi, lam, eps):
+    theta, m, B = family_step(theta, m, B, g, t, alpha, b1, b2, xi, lam, eps)
+    return theta, B, m
+
+
 @_n
 def _old_moments(theta, m, B, g, t, alpha, b1, b2, xi, lam, eps):
     new_m, new_B = _moments(m, B, g, b1, b2)
@@ -397,6 +419,32 @@ FAMILY_STEP = Exercise(
         "AdaGrad, without correction (lecture 05, §2).": _stepper(
             moments=lambda m, B, g, b1, b2: (b1 * m + (1 - b1) * g, b2 * B + (1 - b2) * g**2)
         ),
+        "right except for b2 = 1, which your code treats like any other: nothing is added to B, and the correction "
+        "divides by 1 - 1 = 0. b2 = 1 means the plain sum B + g², AdaGrad, without correction (lecture "
+        "05, §2).": _stepper(
+            moments=lambda m, B, g, b1, b2: (b1 * m + (1 - b1) * g, b2 * B + (1 - b2) * g**2),
+            hats=lambda m, B, t, b1, b2: (m / (1 - b1**t), B * np.inf if b2 == 1 else B / (1 - b2**t)),
+        ),
+        "right except for m where b2 = 1. AdaGrad's B needs no correction, but m has its own decay, and starts from "
+        "zero there too (lecture 05, §3).": _stepper(
+            hats=lambda m, B, t, b1, b2: (m, B) if b2 == 1 else (m / (1 - b1**t), B / (1 - b2**t))
+        ),
+        "the new gradient has weight 1 in m, so m is a sum and not an average: in (5.4) its weight is 1 - b1 (lecture "
+        "05, §2).": _stepper(moments=lambda m, B, g, b1, b2: (b1 * m + g, _moments(m, B, g, b1, b2)[1])),
+        "ε is missing: it is added after the power (lecture 05, §4).": _stepper(
+            denominator=lambda B, xi, lam, eps: (B + lam) ** xi
+        ),
+        "the averages have each other's decay: b1 belongs to the gradients, b2 to their squares. Your correction has "
+        "them right (lecture 05, §2).": _stepper(
+            moments=lambda m, B, g, b1, b2: (
+                b2 * m + (1 - b2) * g,
+                B + g**2 if b2 == 1 else b1 * B + (1 - b1) * g**2,
+            )
+        ),
+        "your first value is the step. Add it to theta: the new theta is asked for (lecture 05, §2).": _stepper(
+            finish=lambda theta, alpha, m, d, g, xi: -alpha * m / d
+        ),
+        "you return B before m. The order is (theta, m, B) (lecture 05, §2).": _swapped,
         "the step uses g itself. Its numerator is the corrected average of the gradients (lecture 05, §2).": _stepper(
             finish=lambda theta, alpha, m, d, g, xi: theta - alpha * g / d
         ),
@@ -454,6 +502,10 @@ ADAMS_SQUARE = Exercise(
         "(lecture 05, §6).": _n(lambda S, b: S.mean(axis=0) ** 2 + S.std(axis=0) / b),
         "your variance divides by n - 1. The batches are drawn from these n rows, which are all there is: divide by n "
         "(lecture 05, §6).": _n(lambda S, b: S.mean(axis=0) ** 2 + S.var(axis=0, ddof=1) / b),
+        "the two weights are exchanged: F̄, the mean of the squares, has 1/b, and the square of the mean has 1 - 1/b "
+        "(lecture 05, §6).": _n(lambda S, b: S.mean(axis=0) ** 2 / b + (1 - 1 / b) * (S**2).mean(axis=0)),
+        "this is the square of the SUM over a batch, up to one factor: ḡ is a mean, so both terms are divided by b "
+        "once more (lecture 05, §6).": _n(lambda S, b: b * S.mean(axis=0) ** 2 + S.var(axis=0)),
         "you add F̄/b and the whole μ². F̄ contains μ² already: the rest of it has the weight 1 - 1/b "
         "(lecture 05, §6).": _n(lambda S, b: S.mean(axis=0) ** 2 + (S**2).mean(axis=0) / b),
         "this is for batches drawn without replacement. Here an example may come twice, so the draws are independent "
@@ -534,6 +586,35 @@ def _eps_inside(theta, m, v, g, t, alpha, b1, b2, eps, w):
     return theta - alpha * (m / (1 - b1**t) / (v / (1 - b2**t) + eps) ** 0.5 + w * theta), m, v
 
 
+def _adamw_variant(
+    hats: Callable = lambda m, v, t, b1, b2: (m / (1 - b1**t), v / (1 - b2**t)), **parts: Any
+) -> Callable:
+    """adamw_step with another correction, denominator (v, eps) or numerator (m, g), or decays in the averages."""
+    below = parts.get("below", lambda v, eps: v**0.5 + eps)
+    above = parts.get("above", lambda m, g: m)
+    decays = parts.get("decays", lambda b1, b2: (b1, b2))
+
+    @_n
+    def step(theta, m, v, g, t, alpha, b1, b2, eps, w):
+        c1, c2 = decays(b1, b2)
+        m, v = c1 * m + (1 - c1) * g, c2 * v + (1 - c2) * g**2
+        m_hat, v_hat = hats(m, v, t, b1, b2)
+        return theta - alpha * (above(m_hat, g) / below(v_hat, eps) + w * theta), m, v
+
+    return step
+
+
+def _corrected_state(theta, m, v, g, t, alpha, b1, b2, eps, w):
+    theta, m, v = adamw_step(theta, m, v, g, t, alpha, b1, b2, eps, w)
+    return theta, m / (1 - b1**t), v / (1 - b2**t)
+
+
+@_n
+def _l2_minus(theta, m, v, g, t, alpha, b1, b2, eps, w):
+    u, m, v = _adam(m, v, g - w * theta, t, b1, b2, eps)
+    return theta - alpha * u, m, v
+
+
 @_n
 def _uncorrected(theta, m, v, g, t, alpha, b1, b2, eps, w):
     m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
@@ -573,6 +654,38 @@ ADAMW_STEP = Exercise(
         "05, §4).": _eps_inside,
         "the decay is right, the bias correction is missing: m/(1 - b1ᵗ) and v/(1 - b2ᵗ) (lecture "
         "05, §3).": _uncorrected,
+        "the state that you return is corrected. Store m and v as they are: the next step's averages start from them "
+        "(lecture 05, §3).": _corrected_state,
+        "the decay is right, only m is corrected. v starts from zero as well (lecture 05, §3).": _adamw_variant(
+            lambda m, v, t, b1, b2: (m / (1 - b1**t), v)
+        ),
+        "the decay is right, only v is corrected. m starts from zero as well (lecture 05, §3).": _adamw_variant(
+            lambda m, v, t, b1, b2: (m, v / (1 - b2**t))
+        ),
+        "the decay is right, your correction takes t + 1. The t that you are given counts this step already (lecture "
+        "05, §3).": _adamw_variant(lambda m, v, t, b1, b2: (m / (1 - b1 ** (t + 1)), v / (1 - b2 ** (t + 1)))),
+        "the decay is right, your correction takes t - 1. The first step has t = 1, and t - 1 would divide by 0 "
+        "(lecture 05, §3).": _adamw_variant(lambda m, v, t, b1, b2: (m / (1 - b1 ** (t - 1)), v / (1 - b2 ** (t - 1)))),
+        "the decay is right, the root is missing: Adam divides by √v̂ + ε (lecture 05, §5).": _adamw_variant(
+            below=lambda v, eps: v + eps
+        ),
+        "the decay is right, ε is missing: it is added to √v̂ (lecture 05, §4).": _adamw_variant(
+            below=lambda v, eps: v**0.5
+        ),
+        "the decay is right, b1 and b2 are exchanged: b1 belongs to the gradients, b2 to their squares (lecture 05, "
+        "§2).": _adamw_variant(
+            lambda m, v, t, b1, b2: (m / (1 - b2**t), v / (1 - b1**t)), decays=lambda b1, b2: (b2, b1)
+        ),
+        "the decay is right, the numerator is g itself. It is the corrected average m̂ (lecture "
+        "05, §2).": _adamw_variant(above=lambda m, g: g),
+        "the gradient part goes uphill: θ - α·…, and not + (lecture 05, §2).": _decay(
+            lambda theta, u, alpha, w: theta + alpha * u - alpha * w * theta
+        ),
+        "the decay is α w and lacks θ. It is proportional to the weight: α w θ (lecture 05, §9).": _decay(
+            lambda theta, u, alpha, w: theta - alpha * u - alpha * w
+        ),
+        "the decay is inside the gradient, and with a minus: g - wθ makes the weights grow. Decoupled, w·θ never "
+        "enters m or v (lecture 05, §9).": _l2_minus,
         "the decay is |w| in size whatever the weight is: you take its sign. It is proportional to θ (lecture 05, "
         "§9).": (_decay(lambda theta, u, alpha, w: theta - alpha * u - alpha * w * np.sign(theta))),
     },
@@ -623,6 +736,10 @@ def _of_scores(change: Callable) -> Callable:
     return step
 
 
+def _step_alone(log_prob, sample, theta, x, y, keys, alpha, lam):
+    return sampled_step(log_prob, sample, theta, x, y, keys, alpha, lam) - theta
+
+
 def _one_key(log_prob, sample, theta, x, y, keys, alpha, lam):
     same = jnp.broadcast_to(keys[:1], keys.shape)
     return sampled_step(log_prob, sample, theta, x, y, same, alpha, lam)
@@ -663,6 +780,24 @@ SAMPLED_STEP = Exercise(
         "(lecture 05, §7).": _of_scores(lambda o, s, alpha, lam: alpha * _mean(o) / ((s**2).sum(axis=0) + lam)),
         "you took the root. With the Fisher's diagonal ξ = 1: B has the unit that makes g/B a step in θ "
         "(lecture 05, §5).": _of_scores(lambda o, s, alpha, lam: alpha * _mean(o) / (_mean(s**2) + lam) ** 0.5),
+        "you took the root of B, as Adam does. With the Fisher's diagonal ξ = 1: B has the unit that makes g/B a step "
+        "in θ (lecture 05, §5).": _of_scores(lambda o, s, alpha, lam: alpha * _mean(o) / (_mean(s**2) ** 0.5 + lam)),
+        "g is a sum over the examples. The loss is a mean (lecture 05, §7).": _of_scores(
+            lambda o, s, alpha, lam: alpha * o.sum(axis=0) / (_mean(s**2) + lam)
+        ),
+        "g and B are sums over the examples. Both are means; the sums would agree only without λ (lecture 05, §7).": (
+            _of_scores(lambda o, s, alpha, lam: alpha * o.sum(axis=0) / ((s**2).sum(axis=0) + lam))
+        ),
+        "you solve with the full matrix. Only its diagonal is asked for: divide entry by entry (lecture 05, §1).": (
+            _of_scores(
+                lambda o, s, alpha, lam: alpha * np.linalg.solve(s.T @ s / len(s) + lam * np.eye(s.shape[1]), _mean(o))
+            )
+        ),
+        "B is the variance of the drawn scores. Their mean is 0 in expectation already: take the mean of the squares, "
+        "nothing is subtracted (lecture 05, §7).": _of_scores(
+            lambda o, s, alpha, lam: alpha * _mean(o) / (s.var(axis=0) + lam)
+        ),
+        "this is the step without θ: return θ plus the step (lecture 05, §2).": _step_alone,
         "λ is missing. A weight that no drawn label moves has B = 0 (lecture 05, §2).": _of_scores(
             lambda o, s, alpha, lam: alpha * _mean(o) / _mean(s**2)
         ),
@@ -719,6 +854,10 @@ ROTATION_GAP = Exercise(
     mistakes={
         "Q and its transpose are exchanged. With θ = Qφ the chain rule gives the gradient Qᵀg in φ, and Q brings the "
         "step back (lecture 05, §10).": _gap(lambda u, g, Q: _norm(Q.T @ u(Q @ g) - u(g)) / _norm(u(g))),
+        "you turn twice in the same direction: Q on the gradient, Q on the step. The gradient in φ is Qᵀg (lecture 05, "
+        "§10).": _gap(lambda u, g, Q: _norm(Q @ u(Q @ g) - u(g)) / _norm(u(g))),
+        "you divide by the length of the step taken in φ. Asked for is the gap relative to update(g) (lecture 05, "
+        "§10).": _gap(lambda u, g, Q: _norm(Q @ u(Q.T @ g) - u(g)) / _norm(u(Q.T @ g))),
         "the turned step is not turned back. It is in the coordinates φ: multiply by Q before you compare "
         "(lecture 05, §10).": _gap(lambda u, g, Q: _norm(u(Q.T @ g) - u(g)) / _norm(u(g))),
         "you turn twice in the same direction: Qᵀ on the gradient, Qᵀ on the step. The step goes back by Q "

@@ -79,7 +79,7 @@ def ranks(jacobians, output_fishers, output_scores):
     """rank F, its bound, rank F̄, its bound.
 
     jacobians: (n, k, P). output_fishers: (n, k, k), all of one rank. output_scores: (n, k).
-    Returns four integers as a tuple.
+    Returns four integers as a tuple (not a list or an array).
     """
     ### BEGIN SOLUTION
     n, _, size = jacobians.shape
@@ -263,7 +263,7 @@ def sample(key, z):
 
 # %% answer="sampled_fisher"
 def sampled_fisher(sample, logits, jacobians, y, keys):
-    """An unbiased estimate of F from one label a example.
+    """An unbiased estimate of F from one label for each example.
 
     sample(key, z) -> an integer class. logits: (n, k). jacobians: (n, k, P). y: (n,) observed. keys: (n,) typed keys.
     Returns (P, P).
@@ -295,8 +295,8 @@ probe(sampled_fisher, "04.sampled_fisher")
 # Logistic regression with a single example, $x=1$, $y=1$, and one parameter: $p(1|\theta)=\sigma(\theta)=1/(1+e^{-\theta})$. Write
 # $\varepsilon=1-\sigma(\theta)$ for what is missing to certainty. The loss is $h(\theta)=-\log\sigma(\theta)$.
 #
-# 1. Show $g=-\varepsilon$, $H=F=\varepsilon(1-\varepsilon)$ and $\bar F=\varepsilon^2$. Which of the two sides of
-#    $H=\bar F-\nabla^2p/p$ (4.4) is how large when $\varepsilon$ is small?
+# 1. Show $g=-\varepsilon$, $H=F=\varepsilon(1-\varepsilon)$ and $\bar F=\varepsilon^2$. How large are the two terms on the right
+#    of $H=\bar F-\nabla^2p/p$ (4.4) when $\varepsilon$ is small, and which of them carries $H$?
 # 2. Find the steps $-F^{-1}g$ and $-\bar F^{-1}g$ in terms of $\varepsilon$, and what they tend to as $\varepsilon\to0$. Then the
 #    step $-\bar F^{-\xi}g$: for which $\xi$ does it grow without bound, for which does it stay bounded?
 # 3. The loss near $\varepsilon=0$ is about $e^{-\theta}$. How many steps $\theta\leftarrow\theta-F^{-1}g$ take it from $10^{-2}$ to

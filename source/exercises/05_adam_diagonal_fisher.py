@@ -17,7 +17,7 @@
 import jax
 import jax.numpy as jnp
 
-from course_lib.checks import check, probe
+from course_lib.checks import check, probe  # probe: for the grading cells
 
 # 64-bit numbers, so that a check sees mistakes and not rounding
 jax.config.update("jax_enable_x64", True)
@@ -39,7 +39,7 @@ jax.config.update("jax_enable_x64", True)
 def bias_corrected(gradients, b):
     """The bias-corrected exponential average after all rows, from m_0 = 0.
 
-    gradients: (t, P), t >= 1, the oldest first. b: the decay, in [0, 1). Returns (P,).
+    gradients: (t, P), t >= 1, the oldest first. b: the decay, the lecture's β, in [0, 1). Returns (P,).
     """
     ### BEGIN SOLUTION
     m = jnp.zeros_like(gradients[0])
@@ -64,7 +64,7 @@ probe(bias_corrected, "05.bias_corrected")
 # ## 2 · ●● ε outside, λ inside (2 points)
 #
 # Adam divides by $\sqrt B+\varepsilon$. Somebody's code has only $\sqrt{B+\lambda}$. Which $\lambda$, for each entry of $B$, makes the two
-# equal (§4)?
+# equal (§4)? (There is no bias correction here.)
 #
 # <details><summary>Hint</summary>
 #
@@ -151,7 +151,7 @@ probe(family_step, "05.family_step")
 # %% [markdown]
 # ## 4 · ●● What Adam averages (2 points)
 #
-# You have the gradients of all $n$ examples, one row an example. A batch is $b$ of them, drawn independently (an example may come
+# You have the gradients of all $n$ examples, one row an example; there are no others. A batch is $b$ of them, drawn independently (an example may come
 # twice), and $\bar g$ is the batch's mean. Return $\mathbb E[\bar g^2]$, entry by entry (§6). No sampling is needed.
 #
 # <details><summary>Hint</summary>
@@ -311,8 +311,8 @@ def rotation_gap(update, g, Q):
     ### END SOLUTION
 
 
-quarter = jnp.array([[0.6, -0.8], [0.8, 0.6]])
-rotation_gap(jnp.sign, jnp.array([1.0, 0.1]), quarter)
+turn = jnp.array([[0.6, -0.8], [0.8, 0.6]])
+rotation_gap(lambda g: -0.1 * jnp.sign(g), jnp.array([1.0, 0.1]), turn)
 
 # %% check="rotation_gap"
 check(rotation_gap, "05.rotation_gap")
@@ -329,7 +329,9 @@ probe(rotation_gap, "05.rotation_gap")
 # Take $\beta_1=0$, so that the step of a weight is $-\alpha\,g_t/(\sqrt{\hat B_t}+\varepsilon)$ with
 # $\hat B_t=\frac{1-\beta_2}{1-\beta_2^t}\sum_{i=1}^t\beta_2^{t-i}g_i^2$.
 #
-# 1. The loss is multiplied by $k>0$. Show that with $\varepsilon=0$ no step changes. With $\varepsilon>0$: by which $\varepsilon'$ must it be
+# Gradients that are all exactly 0 up to a step (0/0 with $\varepsilon=0$) are left aside.
+#
+# 1. The loss is multiplied by $k>0$. Show that with $\varepsilon=0$ no step changes (use induction: the next gradient is taken where the step before led). With $\varepsilon>0$: by which $\varepsilon'$ must it be
 #    replaced so that none changes?
 # 2. Show that with $\varepsilon=0$ no step is longer than $\alpha\sqrt{\frac{1-\beta_2^t}{1-\beta_2}}$. For which sequence of gradients is it as long
 #    as that? What is the bound for $\beta_2=0.999$ and large $t$?

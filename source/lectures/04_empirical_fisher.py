@@ -11,7 +11,7 @@
 #
 # **You will be able to**
 #
-# - tell apart four matrices that are often confused, $F$, $\bar F$, the Hessian $H$ and the squared batch gradient, and
+# - tell apart matrices that are often confused, $F$, $\bar F$, the Hessian $H$ and the squared batch gradient, and
 #   say over whose $y$ each one averages;
 # - bound the ranks of $F$ and $\bar F$;
 # - derive how $\bar F^{-\xi}\nabla h$ behaves near a minimum, and find its rate of convergence;
@@ -28,10 +28,11 @@
 #
 # | code | what it is |
 # |---|---|
-# | `jax.lax.scan(step, t, None, 100)[0]` | a compiled loop of 100 steps $t\leftarrow$ `step(t, None)[0]` |
+# | `jax.lax.scan(step, t, None, 100)[0]` | a compiled loop of 100 steps $t\leftarrow$ `step(t, None)[0]`; with `keys` in place of `None`, `step` gets one in each step |
 # | `jax.nn.one_hot(y, 10)` | rows with a 1 in place $y$ |
 # | `np.linalg.solve(A, g)` | $A^{-1}g$, without forming the inverse |
 # | `np.linalg.matrix_rank(A, hermitian=True)` | the number of eigenvalues of a symmetric $A$ that are not zero up to rounding |
+# | `threadpool_limits(1)` | solve linear systems on one thread: with 172 unknowns, threads wait for each other longer than they work |
 
 # %%
 import jax
@@ -54,7 +55,7 @@ from course_lib.models import Model
 
 jax.config.update("jax_enable_x64", True)
 plots.use_style()
-_ = threadpool_limits(1)  # many small systems: more threads would only wait
+_ = threadpool_limits(1)
 
 # %% [markdown]
 # ## 1 · Four matrices
@@ -66,8 +67,8 @@ _ = threadpool_limits(1)  # many small systems: more threads would only wait
 #
 # This is Martens (2020), §11: the inner expectation of (1.1) runs over the targets of the data instead of the model's. Nothing
 # has to be sampled and nothing listed; the paper calls it "essentially free to compute, provided that one is already
-# computing the gradient". (Of every example by itself, one should add: a program that returns the mean gradient alone
-# has thrown away what is needed.)
+# computing the gradient of $h$". (This is so if the gradient of every example is kept. A program that returns only their
+# mean has thrown away what is needed.)
 #
 # Our model in this section is a small network for handwritten digits: the 8×8 pixels averaged in 2×2 blocks
 # ($16$ inputs), six tanh units, ten classes. That makes $P=172$ parameters, few enough to form every matrix whole.
@@ -269,8 +270,11 @@ del H_L, of_each  # 60 MB
 # redundant, and no rank exceeds $172-7=165$.
 
 # %% tags=["claim:M-rank", "nbval-check-output"]
-one_each = jax.vmap(lambda a: fisher(net, theta, (a[None], None)))(x)
-rank_R = np.linalg.matrix_rank(Categorical().fisher(logits(theta, x)[0]))
+J = np.asarray(jax.jit(jax.jacrev(logits))(theta, x))  # (40, 10, P)
+F_R = np.asarray(jax.vmap(Categorical().fisher)(logits(theta, x)))
+one_each = np.einsum("nkp,nkl,nlq->npq", J, F_R, J, optimize=True)
+assert relative(one_each.mean(axis=0), F) < 1e-13
+rank_R = np.linalg.matrix_rank(F_R[0])
 
 
 def rank(A):
@@ -296,8 +300,8 @@ verdict(
 
 # %% [markdown]
 # A bound need not be met. From $n=8$ on, the seven numbers that the last layer gets from a digit (six units and the bias)
-# are linearly dependent between digits, and $F$ has fewer than $9n$ directions: 81 of 90 at $n=10$. Two equal
-# examples would add nothing at all. Sampling one label an example, section 7, also gives rank $n$ at most.
+# are linearly dependent between digits, and $F$ has fewer than $9n$ directions: 81 of 90 at $n=10$. The second of two
+# equal examples would add nothing at all. Sampling one label for each example, section 7, also gives rank $n$ at most.
 #
 # ## 3 · One example is enough
 #
@@ -307,7 +311,7 @@ verdict(
 # $$g=\theta,\qquad F=1,\qquad \bar F=\theta^2 . $$
 #
 # The curvature is 1 everywhere. $\bar F$ says $\theta^2$: huge far away, zero at the minimum. Optimizers divide by a power
-# of it, $\bar F^\xi$, mostly with $\xi=\frac12$ or $1$ (unit 05). With step sizes $\alpha_k$, and since
+# of it, $\bar F^\xi$ with $\frac12\le\xi\le1$, mostly one of the two ends (unit 05). With step sizes $\alpha_k$, and since
 # $(\theta^2)^{-\xi}\theta=|\theta|^{-2\xi}\theta$,
 #
 # $$\theta_{k+1}=\theta_k-\alpha_k(\theta_k^2)^{-\xi}\theta_k=\big(1-\alpha_k|\theta_k|^{-2\xi}\big)\,\theta_k . \tag{4.6}$$
@@ -355,22 +359,27 @@ assert np.isclose(by_F[1], 2 * 2.0**-50)
 # $v_{k+1}=|v_k-v_k^{1-2\xi}|$. So the iterates live on the scale $\alpha^{1/(2\xi)}$. If $\alpha_k$ falls slowly, we expect
 # them to follow it: a typical $|\theta_k|$ falls like
 #
-# $$\alpha_k\ (\xi=\tfrac12),\qquad \alpha_k^{2/3}\ (\xi=\tfrac34). \tag{4.8}$$
+# $$\alpha_k^{1/(2\xi)},\qquad\text{that is}\quad\alpha_k\ (\xi=\tfrac12),\quad\alpha_k^{2/3}\ (\xi=\tfrac34). \tag{4.8}$$
 #
-# ◇ For $\xi=1$ even that fails. $v\mapsto v-1/v$ is a map that Boole studied in 1857. It keeps lengths. Two points
-# $v_1,v_2$ map to the same value if $v_1v_2=-1$; the derivative is $1+1/v^2$, so a short interval around that value comes
-# from two intervals that are shorter by the factors $\frac1{1+1/v_1^2}=\frac{v_1^2}{v_1^2+1}$ and
-# $\frac1{1+1/v_2^2}=\frac1{1+v_1^2}$, and these add up to 1. Adler and Weiss (1973) proved that almost every orbit then visits all
-# parts of the line, equal lengths equally often in the long run: it spreads over the whole line. Far out,
-# $v_{k+1}^2=v_k^2-2+v_k^{-2}$, so falling back from $v$ takes $v^2/2$ steps: in $k$ steps the orbit is typically at
-# $\sqrt k$. Undo the scaling: $|\theta_k|\sim\sqrt{\alpha_kk}$. This is an argument by scaling, no proof; the next
-# cells test it.
+# ◇ **It fails if an iterate that was thrown out takes too long to come back.** Far out a step lowers
+# $|\theta|^{2\xi}$ by about $2\xi\alpha_k$ (differentiate). So from $V$, on the scale of $v$, the way back takes about $V^{2\xi}$ steps.
+# How often is one thrown out to $V$? A $v$ gets near 0 from near 1, where the map is smooth, so we take the places where
+# it lands as spread evenly: it lands below $\delta$ with a probability proportional to $\delta$, and goes on to
+# $V=\delta^{1-2\xi}$. An excursion longer than $T=V^{2\xi}$ has thus a probability that falls like $T^{-\beta}$,
+# $\beta=1/(2\xi(2\xi-1))$. Its mean is finite if $\beta>1$, which is $\xi<\frac{1+\sqrt5}4\approx0.81$. For a larger
+# $\xi$ the mean is infinite: the longest excursion so far takes up a fixed share of the time so far, however long that is. As
+# $|\theta|^{2\xi}$ falls by $2\xi\alpha_k$ a step, that time is counted in $\sum\alpha_k$, and
 #
-# **Measure it.** 64 random starts in $[0.5,1.5]$, $2^{14}$ steps, three exponents, three schedules. One array holds all
-# $3\times3\times64$ runs.
+# $$|\theta_k|^{2\xi}\sim\sum_{j\le k}\alpha_j\qquad(\xi>0.81) , \tag{4.8'}$$
+#
+# which falls with *no* schedule. For $\xi=1$, $v-1/v$ is a map that Boole studied in 1857; Adler and Weiss (1973) proved
+# that almost every orbit spreads over the whole line. For the others this is an argument by scaling, no proof; the next cells test it.
+#
+# **Measure it.** 64 random starts in $[0.5,1.5]$, $2^{14}$ steps, four exponents, three schedules. One array holds all
+# $4\times3\times64$ runs.
 
 # %%
-XI = np.array([0.5, 0.75, 1.0])
+XI = np.array([0.5, 0.75, 0.9, 1.0])
 SCHEDULES = {
     "constant": lambda k: 0.1,
     "1/k": lambda k: 1 / k,
@@ -387,7 +396,7 @@ def iterate(theta, xi, alpha):
 def run(num_steps, num_starts=64, seed=0):
     """|θ_k|: (steps, exponents, schedules, starts)."""
     theta = np.random.default_rng(seed).uniform(0.5, 1.5, num_starts)
-    theta = np.broadcast_to(theta, (3, 3, num_starts))
+    theta = np.broadcast_to(theta, (4, 3, num_starts))
     xi = XI[:, None, None]
     sizes = np.empty((num_steps, *theta.shape), np.float32)
     for k in range(1, num_steps + 1):
@@ -399,7 +408,7 @@ def run(num_steps, num_starts=64, seed=0):
 
 # %% [markdown]
 # For every octave of steps, from $k$ to $2k$, we take two numbers. "Typical" is the median of $\max(|\theta_k|,|\theta_{k+1}|)$
-# over the octave and the starts. (Of two iterates, since for $\xi=\frac12$ every other one comes out nearly zero.) "Worst"
+# over the octave and the starts. (Of two iterates, since for $\xi=\frac12$ large and small ones take turns.) "Worst"
 # is the largest $|\theta|$ of a run in the octave, in the median over the starts. The slope of the logarithm against
 # $\log k$ is the rate.
 
@@ -415,29 +424,37 @@ del sizes, windows, larger
 
 def slope(values):  # (octaves, exponents, schedules) -> one for each pair
     flat = np.log(values).reshape(len(values), -1)
-    return np.polyfit(np.log(octaves), flat, 1)[0].reshape(3, 3)
+    return np.polyfit(np.log(octaves), flat, 1)[0].reshape(values.shape[1:])
 
 
+k_all = np.arange(1, 2**14)
+alpha_all = np.stack(
+    [np.ones(len(k_all)) * f(k_all) for f in SCHEDULES.values()], axis=1
+)
+at_octaves = octaves.astype(int) - 1
+falls = alpha_all[at_octaves][:, None] ** (1 / (2 * XI[:2, None]))  # (4.8)
+total = alpha_all.cumsum(axis=0)[at_octaves]
+grows = total[:, None] ** (1 / (2 * XI[2:, None]))  # (4.8')
+expected = slope(np.concatenate([falls, grows], axis=1))
 slopes, worst_slopes = slope(typical), slope(worst)
-expected = np.array([[0, -1, -1 / 2], [0, -2 / 3, -1 / 3], [1 / 2, 0, 1 / 4]])
-print(f"{'':8}typical: measured (expected)")
-print("  ξ   " + "".join(f"{name:>17}" for name in SCHEDULES))
+print("typical: measured (expected)")
+print("ξ   " + "".join(f"{name:>14}" for name in SCHEDULES))
 for xi, got, want in zip(XI, slopes, expected, strict=True):
-    cells = [f"{a:8.2f} ({b:5.2f})" for a, b in zip(got, want, strict=True)]
-    print(f"{xi:.2f} " + " ".join(f"{cell:>16}" for cell in cells))
+    cells = [f" {a:5.2f} ({b:5.2f})" for a, b in zip(got, want, strict=True)]
+    print(f"{xi:<4g}" + "".join(cells))
 
 # %% [markdown]
-# The paper makes four claims. *One:* with a fixed $\alpha$ it does not converge. *Two:* nor for $\xi=1$, whatever the
-# schedule. *Three:* where it converges, $\alpha_k$ has to go to 0 fast enough. *Four:* then the rate is "comparable to the
-# speed at which $\alpha_k$ goes to 0".
+# The paper says: the iteration fails to converge "unless $\xi<1$ and the step-size $\alpha_k$ goes to 0 sufficiently
+# fast", and where it converges, the rate is "comparable to the speed at which $\alpha_k$ goes to 0".
 #
-# One and two hold here. Four is exact for $\xi=\frac12$, with slopes $-1$ and $-\frac12$. For $\xi=\frac34$ the
-# typical size falls more slowly than $\alpha_k$, as (4.8) says. Three has a sharp side that you see in the worst case:
-# with $1/\sqrt k$ and $\xi=\frac34$ the kicks get *larger* with time, though the typical iterate shrinks.
+# With a fixed $\alpha$, and with $\xi=1$, nothing converges here either. **But $\xi<1$ is not enough:** with $\xi=0.9$ no
+# schedule of ours brings the iterates to rest, as (4.8') says. The rate is exact for $\xi=\frac12$, with slopes $-1$ and
+# $-\frac12$. For $\xi=\frac34$ the typical size falls more slowly than $\alpha_k$, as (4.8) says. "Sufficiently fast" has a sharp
+# side that you see in the worst case: with $1/\sqrt k$ and $\xi=\frac34$ the kicks get *larger* with time, though the
+# typical iterate shrinks.
 #
-# ◇ Why: a run meets a $v$ below $\delta$ about once in $1/\delta$ steps and is then thrown to $\delta^{-1/2}$, so in $k$ steps
-# to about $\sqrt k$. Undone, $\alpha_k^{2/3}\sqrt k$, which falls only if $\alpha_k$ falls faster than $k^{-3/4}$. $1/k$ does
-# (slope $-\frac16$), $1/\sqrt k$ does not ($+\frac16$).
+# ◇ Why: in $k$ steps the smallest $v$ is about $1/k$, and is thrown to $V=k^{1/2}$. Undone, that is $\alpha_k^{2/3}\sqrt k$, which
+# falls only if $\alpha_k$ falls faster than $k^{-3/4}$. $1/k$ does (slope $-\frac16$), $1/\sqrt k$ does not ($+\frac16$).
 #
 # And there is a condition that the paper does not mention: not *too* fast. If the steps add up to less than the way, the
 # iterate stops short.
@@ -445,9 +462,10 @@ for xi, got, want in zip(XI, slopes, expected, strict=True):
 # %% tags=["claim:M-ce"]
 assert np.abs(slopes[0] - expected[0]).max() < 0.03  # ξ = ½
 assert np.abs(slopes[1] - expected[1]).max() < 0.1  # ξ = ¾
-assert np.abs(slopes[2] - expected[2]).max() < 0.25  # ξ = 1, wide scatter
+assert np.abs(slopes[2:] - expected[2:]).max() < 0.25  # wide scatter
 assert (typical[-1, :, 0] > 0.04).all()  # constant α: none converges
-assert (worst[-1, 2] > 1).all()  # ξ = 1: no schedule does
+assert (worst[-1, 2:] > 1).all()  # ξ = 0.9 and 1: no schedule does
+assert (slopes[2:] > -0.15).all()
 assert worst_slopes[1, 1] < -0.1  # ξ = ¾, 1/k: it does
 assert worst_slopes[1, 2] > 0.02  # ξ = ¾, 1/√k: it does not
 
@@ -461,13 +479,14 @@ verdict(
     "F: rate |1-α| exactly. Empirical: a fixed α never converges, ξ = 1 with "
     f"no schedule; ξ = ½: slopes {slopes[0, 1]:.2f}, {slopes[0, 2]:.2f}. But "
     f"ξ = ¾: {slopes[1, 1]:.2f}, {slopes[1, 2]:.2f}, like α^(2/3) and not α, "
-    "and with 1/√k its largest iterates grow",
+    "with 1/√k its largest iterates grow, and ξ = 0.9 < 1 converges with "
+    "none of the schedules",
 )
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(5.2, 6.2), sharex=True)
-for ax, j, name in zip(axes, (1, 2), ("1/k", "1/√k"), strict=True):
-    for i, xi in enumerate(("½", "¾", "1")):
+for ax, j in zip(axes, (1, 2), strict=True):  # 1/k and 1/√k
+    for i, xi in ((0, "½"), (1, "¾"), (3, "1")):
         marker = plots.MARKERS[i]
         line = ax.loglog(octaves, typical[:, i, j], marker=marker)[0]
         line.set_label(f"ξ = {xi}")
@@ -475,8 +494,9 @@ for ax, j, name in zip(axes, (1, 2), ("1/k", "1/√k"), strict=True):
         ax.loglog(octaves, worst[:, i, j], color=line.get_color(), **style)
     plots.label_lines(ax)
     ax.set(ylabel="|θ| in steps k to 2k")
-    ax.set_title(f"α = {name}: the larger ξ, the slower")
-axes[1].set_xlabel("number of steps k")
+axes[0].set_title("α = 1/k: ξ = 1 does not converge,\nξ = ¾ slowly")
+axes[1].set_title("α = 1/√k: for ξ = ¾ the worst rises")
+axes[1].set_xlabel("number of steps k (filled: typical, hollow: worst)")
 plots.show(
     fig,
     "Two log-log panels, step sizes 1/k and 1/√k: the size of theta against "
@@ -581,19 +601,36 @@ def compare(A, F, g):
 
 
 # %%
+F_of = jax.jit(lambda theta, batch: fisher(net, theta, batch))
+F_bar_of = jax.jit(lambda theta, batch: empirical_fisher(net, theta, batch))
+
+
+def one_draw(theta, batch, key):
+    """(4.10) of section 7: F̄ with labels drawn from the model."""
+    labels = jax.random.categorical(key, logits(theta, batch[0]))
+    return F_bar_of(theta, (batch[0], labels))
+
+
 def stage(theta, batch, key):
     h, g = (np.asarray(a) for a in loss_and_gradient(theta, batch))
-    F, F_bar = fisher(net, theta, batch), empirical_fisher(net, theta, batch)
-    F, F_bar = np.asarray(F), np.asarray(F_bar)
-    sampled = np.asarray(fisher_mc(net, theta, batch, key))  # section 7
-    plain = cosine(damped_step(F, g, 1e-2), g)
+    F, F_bar = (
+        np.asarray(F_of(theta, batch)),
+        np.asarray(F_bar_of(theta, batch)),
+    )
+    sampled = np.asarray(one_draw(theta, batch, key))
     weak = [damped_step(A, g, 1e-3) for A in (F_bar, F)]
+    lam = 1e-2 * np.trace(F_bar) / P
+    scatter = F_bar - np.outer(g, g)  # (4.2)
+    without = np.linalg.solve(scatter + lam * np.eye(P), g)
+    with_it = damped_step(F_bar, g, 1e-2)
+    shorter = np.linalg.norm(without) / np.linalg.norm(with_it)
     return {
         "F̄": compare(F_bar, F, g),
         "sampled": compare(sampled, F, g),
         "loss": float(h),
-        "gradient": plain,
+        "gradient": cosine(damped_step(F, g, 1e-2), g),
         "weak": cosine(*weak),
+        "shorter": (shorter, cosine(without, with_it)),
         "F": F,
         "matrix": F_bar,
     }
@@ -616,24 +653,26 @@ def values(task, name):
 
 
 # %%
+names = ("rel. error", "after scale", "trace ratio", "cosine", "length")
 for task in TASKS:
     bar, loss = values(task, "F̄"), values(task, "loss").mean(axis=0)
-    print(f"{task}: F̄ beside F, mean ± standard deviation of five starts")
-    print(" step  loss   rel. error   best scale  trace ratio", end="")
-    print("    cosine     length")
-    mean, sd = bar.mean(axis=0), bar.std(axis=0, ddof=1)
-    for stop, h, row, spread in zip(STOPS, loss, mean, sd, strict=True):
-        cells = [
-            f"{m:.2f} ± {e:.2f}" for m, e in zip(row, spread, strict=True)
-        ]
-        print(f"{stop:5d} {h:5.2f}  " + "  ".join(cells))
+    print(f"{task}: mean and standard deviation of five starts")
+    print("step       ", "".join(f"{stop:6d}" for stop in STOPS))
+    print("loss       ", "".join(f"{h:6.2f}" for h in loss))
+    for name, m, sd in zip(
+        names, bar.mean(axis=0).T, bar.std(axis=0, ddof=1).T, strict=True
+    ):
+        print(f"{name:11}", "".join(f"{v:6.2f}" for v in m))
+        print(" " * 10 + "±", "".join(f"{v:6.2f}" for v in sd))
     print()
 
 # %% [markdown]
 # Three things to read off.
 #
-# **At the start the direction is wrong**, in both tasks: the cosine is below 0.75. The step is also too short, because
-# $\bar F$ contains $gg^\top$ (4.2) and $g$ is large. The two steps part ways exactly in the direction that matters.
+# **At the start the direction is wrong**, in both tasks: the cosine is below 0.75. The step is also too short. That is the work of
+# $gg^\top$, which is part of $\bar F$ (4.2). It shortens the step many times and does not turn it: for $C=\bar F-gg^\top+\lambda I$ the vector
+# $C^{-1}g$, divided by $1+g^\top C^{-1}g$, solves $(C+gg^\top)d=g$ (insert it). The wrong direction comes from
+# the scatter of the gradients.
 #
 # **Near the optimum of the clean task the scale is wrong**: a relative error of 0.9 or more, a trace below a tenth of
 # $F$'s, steps ten times too long or longer. Section 8 says why. After the best scaling an error of more than a third remains,
@@ -666,32 +705,36 @@ assert (noisy[:, -1, 4] < 1.6).all()
 # is within a quarter at the end of the clean task: where the residuals are small, so is what separates them.
 
 # %%
+shorter, same = np.moveaxis(values("clean", "shorter")[:, 0], -1, 0)
 weak, plain = values("clean", "weak"), values("clean", "gradient")
+print(f"g gᵀ shortens the first step {shorter.mean():.1f} times")
 print(f"cosine with less damping {weak[:, -1].mean():.2f}")
 print(f"cosine of the gradient   {plain[:, -1].mean():.2f}")
+assert (shorter > 1.2).all()
+assert np.allclose(same, 1, atol=1e-9)
 assert (weak[:, -1] < clean[:, -1, 3]).all()
 assert plain[:, -1].mean() > clean[:, -1, 3].mean() - 0.05
-clean_task = TASKS["clean"]
 
 
-def off_F(matrix):
-    """‖A-F‖/‖F‖ on the clean task: (seeds, stops)."""
-    at = [[(trained["clean"][i][j], found["clean", i, j]["F"])
-           for j in range(5)] for i in range(5)]  # fmt: skip
-    return np.array(
-        [
-            [relative(matrix(net, t, clean_task), F) for t, F in row]
-            for row in at
-        ]
-    )
+@jax.jit
+def G_and_H(theta):
+    batch = TASKS["clean"]
+    return gauss_newton(net, theta, batch), hessian(net, theta, batch)
 
 
-to_G, to_H = off_F(gauss_newton).max(), off_F(hessian)
-print(f"‖G-F‖/‖F‖ at most {to_G:.0e}")
-print(f"‖H-F‖/‖F‖ {to_H[:, 0].mean():.2f} at first, {to_H[:, -1].mean():.2f}")
-assert to_G < 1e-12
-assert (to_H[:, 0] > 1).all()
-assert (to_H[:, -1] < 0.25).all()
+def off_F(j):
+    """‖G-F‖/‖F‖ and ‖H-F‖/‖F‖ at stop j: (seeds, 2)."""
+    both = [G_and_H(trained["clean"][i][j]) for i in range(5)]
+    F = [found["clean", i, j]["F"] for i in range(5)]
+    return np.array([[relative(A, F[i]) for A in both[i]] for i in range(5)])
+
+
+first, end = off_F(0), off_F(4)
+print(f"‖G-F‖/‖F‖ at most {max(first[:, 0].max(), end[:, 0].max()):.0e}")
+print(f"‖H-F‖/‖F‖ {first[:, 1].mean():.2f} at first, {end[:, 1].mean():.2f}")
+assert max(first[:, 0].max(), end[:, 0].max()) < 1e-12
+assert (first[:, 1] > 1).all()
+assert (end[:, 1] < 0.25).all()
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(5.2, 6.2), sharex=True)
@@ -703,7 +746,8 @@ for ax, j in zip(axes, (0, 4), strict=True):
         )
     plots.label_lines(ax)
     ax.set(ylabel="eigenvalue", ylim=(1e-4, 2))
-    ax.set_title(f"after {STOPS[j]} steps")
+axes[0].set_title("At the start: F̄ is larger, then smaller")
+axes[1].set_title("After 10 000 steps: F̄ is far below F")
 axes[1].set_xlabel("rank of the eigenvalue, largest first")
 plots.show(
     fig,
@@ -716,8 +760,9 @@ plots.show(
 # %% [markdown]
 # ## 5 · Linear regression: scale, direction, and who wins
 #
-# A line through points, $z=wx+b$, the model's noise with standard deviation 1. With the rows $(x_i,1)$ in a matrix $X$
-# and $\delta=\theta-\theta_*$ the distance from the least-squares solution,
+# A line through points, $z=wx+b$, the model's noise with standard deviation 1. In this section $x_i$ is the whole row
+# $(x_i,1)$, the rows are the matrix $X$ (`A` in the code), and $\delta=\theta-\theta_*$ is the distance from the
+# least-squares solution. Then
 #
 # $$g=F\delta,\qquad F=H=\tfrac1nX^\top X,\qquad
 # \bar F=\tfrac1n\sum_i\big(e_i-x_i^\top\delta\big)^2x_ix_i^\top , \tag{4.9}$$
@@ -856,7 +901,7 @@ explorable(
 # %% [markdown]
 # The lengths tell the story of the scale: close to $\theta_*$ the step of $\bar F$ is about $1/\sigma^2$ times as long
 # as it should be (within 40 %: the residuals are one sample of 60), and at
-# $a$ it is less than a tenth of the way for every $\sigma$ of the slider. No fixed step size serves both. If $\sigma=1$, the step
+# $a$ it is less than a tenth of the way to the minimum for every $\sigma$ of the slider. No fixed step size serves both. If $\sigma=1$, the step
 # close to $\theta_*$ is nearly right. And the direction: at $a$ the two steps are almost at a right angle for $\sigma=0.05$, and
 # nearly parallel for $\sigma=3$.
 
@@ -875,7 +920,7 @@ print(
 #
 # Now four weights, 200 points, ten random problems. Every method starts at 0, at the same distance from the solution as
 # measured by $F$, and has its step size tuned on each problem for the fewest steps until $h-h_{\min}$ is a millionth of
-# what it was: GD among 13 step sizes up to $2/L$, $\bar F$ among 30 from 0.001 to 3. The inputs have unequal variances; $\kappa$ is
+# what it was: GD among 13 step sizes up to $2/L$ ($L$ is the largest eigenvalue of $F$), $\bar F$ among 30 from 0.001 to 3. The inputs have unequal variances; $\kappa$ is
 # their ratio, about the condition number of $F$. A fourth column is $\bar F$ with an *exact line search*: along a direction
 # $d$ the quadratic $h(\theta-\alpha d)$ is smallest at $\alpha=g^\top d/d^\top Fd$ (set the derivative
 # $-g^\top d+\alpha d^\top Fd$ to zero). That takes the error of scale away and leaves the direction.
@@ -901,6 +946,15 @@ def direction(method, X, F, e, delta):
     r = e - delta @ X.T
     F_bar = np.einsum("an,ni,nj->aij", r**2, X, X) / len(X)
     return np.linalg.solve(F_bar, (delta @ F)[..., None])[..., 0]
+
+
+small = problem(0, 10, 0.1)
+batch = small[0], jnp.asarray(small[2])[:, None]  # residuals: θ* is 0
+one_step = np.linalg.solve(
+    empirical_fisher(line, small[3], batch),
+    jax.grad(line.loss)(small[3], batch),
+)
+assert np.allclose(direction("F̄", *small[:3], small[3][None])[0], one_step)
 
 
 # %%
@@ -948,20 +1002,20 @@ assert (little[:, 0] == 1).all()
 assert (as_said[:, 0] == 1).all()
 assert (3 * little[:, 1] < little[:, 2]).all()  # F̄ far behind GD
 assert (2 * as_said[:, 2] < as_said[:, 1]).all()  # and far before it
-assert (little[:, 3] < 15).all()
-assert (as_said[:, 3] < 15).all()
+for table in (little, as_said):
+    assert (table[:, 3] < 15).all()
+    assert (table[:, 3] < table[:, 1]).all()  # before GD
 
 # %% [markdown]
 # With little noise the order is $F$, then GD, then $\bar F$, in all ten problems, as the theory above says: near the solution
 # $\bar F$ needs $\alpha\approx\sigma^2=0.01$, and far away that is a hundredth of too short a step.
 #
 # **With $\sigma=1$, what the model says, and $\kappa=30$, $\bar F$ beats GD**, in all ten. Its near field is right, and it does not
-# mind $\kappa$: if $\theta=A\theta'$, scores become $A^\top s$, so $\bar F'=A^\top\bar FA$ and $A\bar F'^{-1}g'=\bar F^{-1}g$.
+# mind $\kappa$: if $\theta=T\theta'$, scores become $T^\top s$, so $\bar F'=T^\top\bar FT$ and $T\bar F'^{-1}g'=\bar F^{-1}g$.
 # It is as invariant under linear changes of the parameters as $F$ is (unit 03).
 #
-# **And with a line search it needs a handful of steps in both.** What failed here is the scale, as
-# Martens says of his own example (§11.2). Do not conclude that direction never fails: section 4 had cosines below 0.75, and the network of section 7 will pay for
-# them.
+# **And with a line search it needs a handful of steps in both.** What failed here is the scale, as Martens says of his
+# own example (§11.2). Do not conclude that direction never fails: section 4 had cosines below 0.75.
 #
 # ## 6 · Where $\bar F$ is the right matrix
 #
@@ -1074,7 +1128,7 @@ assert relative(drawn, predicted) < 0.15
 #
 # $$\hat F=\frac1n\sum_is(x_i,\tilde y_i)\,s(x_i,\tilde y_i)^\top,\qquad \mathbb E[\hat F]=F . \tag{4.10}$$
 #
-# That is `fisher_mc` with one draw. The cost is that of $\bar F$, one score for each example, but $\bar F$ gets its scores from
+# That is `one_draw` of section 4, and `fisher_mc` with one draw. The cost is that of $\bar F$, one score for each example, but $\bar F$ gets its scores from
 # the backward pass that the gradient needs anyway: $\hat F$ needs a second one, with the labels changed. It is not
 # enough to take the most likely class instead of a draw. With the argmax there is no randomness to average, and no
 # reason why $F$ should come out.
@@ -1085,11 +1139,11 @@ assert relative(drawn, predicted) < 0.15
 sampled = {task: values(task, "sampled").mean(axis=0) for task in TASKS}
 bars = {task: values(task, "F̄").mean(axis=0) for task in TASKS}
 for task in TASKS:
-    print(f"{task}   relative error       cosine of the steps")
-    print(" step    F̄   one draw         F̄   one draw")
+    print(f"{task}: relative error   cosine of steps")
+    print(" step   F̄   one draw     F̄   one draw")
     for j, stop in enumerate(STOPS):
         a, b = bars[task][j], sampled[task][j]
-        print(f"{stop:5d}  {a[0]:.2f}  {b[0]:8.2f}  {a[3]:11.2f}  {b[3]:8.2f}")
+        print(f"{stop:5d} {a[0]:.2f} {b[0]:8.2f} {a[3]:9.2f} {b[3]:8.2f}")
 
 # %% [markdown]
 # At the start one draw is much nearer to $F$ than $\bar F$, in error and in direction. At the end of the noisy task the two
@@ -1100,7 +1154,7 @@ for task in TASKS:
 for task in TASKS:
     mc, bar = values(task, "sampled")[:, 0], values(task, "F̄")[:, 0]
     assert (mc[:, 0] < 0.6 * bar[:, 0]).all()
-    assert (mc[:, 3] > bar[:, 3] + 0.1).all()
+    assert mc[:, 3].mean() > bar[:, 3].mean() + 0.1
 last = values("noisy", "sampled")[:, -1], noisy[:, -1]
 assert 0.5 < last[0][:, 0].mean() / last[1][:, 0].mean() < 2
 assert (last[0][:, 3] > 0.95).all()
@@ -1113,13 +1167,12 @@ assert values("clean", "sampled")[:, -1, 0].mean() > 0.8
 # %%
 batch = TASKS["clean"]
 theta = starts[0]
-F0 = np.asarray(fisher(net, theta, batch))
+F0 = found["clean", 0, 0]["F"]
 likely = batch[0], jnp.argmax(logits(theta, batch[0]), axis=1)
-by_argmax = relative(empirical_fisher(net, theta, likely), F0)
-by_labels = relative(empirical_fisher(net, theta, batch), F0)
-draw_keys = jax.random.split(jax.random.key(8), 64)
-draws = np.stack([fisher_mc(net, theta, batch, key) for key in draw_keys])
-by_draws = relative(draws.mean(axis=0), F0)
+by_argmax = relative(F_bar_of(theta, likely), F0)
+by_labels = relative(F_bar_of(theta, batch), F0)
+draws = fisher_mc(net, theta, batch, jax.random.key(8), 64)
+by_draws = relative(draws, F0)
 print(
     f"labels {by_labels:.2f}, argmax {by_argmax:.2f}, 64 draws {by_draws:.2f}"
 )
@@ -1130,9 +1183,10 @@ assert by_draws < 0.15
 # ### The effect on optimization
 #
 # The clean task, 40 steps $\theta\leftarrow\theta-\alpha(A+\lambda I)^{-1}g$ with $A=F$, $\bar F$ and $\hat F$ (new labels in every
-# step). $\alpha$ and $\lambda$ are chosen for each method from the same grid, by the larger final training loss of two starts; the
-# winner then runs from five others. Gradient descent is tuned too. It is the training loss that we compare: the question is
-# optimization, not generalization.
+# step). $\alpha$ and $\lambda$ are chosen for each method from the same grid, by the *worst* final training loss of six
+# starts, since a constant step that is safe from one start may throw out another. The winner then runs from five other
+# starts. Gradient descent is tuned too. It is the training loss that we compare: the question is optimization, not
+# generalization.
 
 # %%
 EXACT = {"F": fisher, "F̄": empirical_fisher}
@@ -1160,45 +1214,58 @@ def losses(method):
 
 
 # %%
-run_starts = jax.vmap(start)(jax.random.split(jax.random.key(4), 7))
+run_starts = jax.vmap(start)(jax.random.split(jax.random.key(4), 11))
 run_key = jax.random.key(5)
-
-
 TRAIN = {method: losses(method) for method in ("F", "F̄", "sampled", "GD")}
 
 
 def curve(method, pair, i, attempt):
     """Losses (41,) of start i."""
-    key = jax.random.fold_in(run_key, 10 * attempt + i)
+    key = jax.random.fold_in(run_key, 20 * attempt + i)
     return TRAIN[method](*pair, run_starts[i], jax.random.split(key, 41))
+
+
+def others(method, pair):
+    """Losses (5, 41) of the starts that were not used for tuning."""
+    return np.stack([curve(method, pair, i, 0) for i in range(6, 11)])
 
 
 def tune_and_run(method, alphas, lambdas):
     """The best pair, and its losses (5 starts, 41)."""
-    pairs = [(a, lam) for a in alphas for lam in lambdas]
-    final = [
-        max(float(curve(method, pair, i, n)[-1]) for i in (0, 1))
-        for n, pair in enumerate(pairs, start=1)
-    ]
-    best = pairs[int(np.nanargmin(final))]
-    return best, np.stack([curve(method, best, i, 0) for i in range(2, 7)])
+    best, least = None, np.inf
+    pairs = [(a, lam) for lam in lambdas for a in alphas]
+    for n, pair in enumerate(pairs, start=1):
+        worst = 0.0
+        for i in (5, 4, 3, 2, 1, 0):
+            final = float(curve(method, pair, i, n)[-1])
+            if not final < least:  # also if it is nan: pair is beaten
+                break
+            worst = max(worst, final)
+        else:
+            best, least = pair, worst
+    return best, others(method, best)
 
 
-grid = (0.1, 0.2, 0.3), (1e-3, 1e-2)
+grid = (0.3, 0.2, 0.1, 0.5), (1e-3, 1e-2)
 results = {m: tune_and_run(m, *grid) for m in ("F", "F̄", "sampled")}
-results["GD"] = tune_and_run("GD", (0.5, 1.0, 2.0, 3.0, 4.0), (0.0,))
+results["GD"] = tune_and_run("GD", (4.0, 2.0, 1.0, 6.0, 8.0), (0.0,))
 
 # %%
-print("method      α      λ      loss after 5, 10, 20, 40 steps (mean)")
+print("             mean loss after")
+print("method     α     λ    5   10   20   40 steps")
 for method, ((alpha, lam), curves) in results.items():
     at = curves[:, [5, 10, 20, 40]].mean(axis=0)
-    print(f"{method:9}{alpha:5.1f}{lam:8.3f}   ", np.round(at, 2))
+    cells = "".join(f"{h:5.2f}" for h in at)
+    print(f"{method:8}{alpha:4.1f}{lam:6.3f}{cells}")
+    assert method == "GD" or alpha in (0.2, 0.3)  # inside the grid
 after = {m: curves for m, (_, curves) in results.items()}
 last = {m: np.exp(np.log(c[:, 40]).mean()) for m, c in after.items()}
-assert last["F"] < 0.7 * min(last["F̄"], last["sampled"])
+assert last["F"] < 0.5 * min(last["F̄"], last["sampled"])
 assert last["F̄"] < 0.8 * last["GD"]
 assert last["sampled"] < last["GD"]
-assert 0.4 < last["sampled"] / last["F̄"] < 2.5
+for k in (5, 40):
+    ratio = after["sampled"][:, k].mean() / after["F̄"][:, k].mean()
+    assert 0.4 < ratio < 2.5
 
 # %%
 fig, ax = plt.subplots(figsize=(5.2, 3.8))
@@ -1215,7 +1282,7 @@ for method, marker in zip(order, plots.MARKERS, strict=False):
     )
 ax.legend()
 ax.set(xlabel="number of steps", ylabel="training loss (nats)")
-ax.set_title("The exact F is ahead; the other two tie")
+ax.set_title("The exact F is ahead; F̄ and the samples tie")
 plots.show(
     fig,
     "Training loss on a logarithmic axis against forty steps for F, the "
@@ -1226,30 +1293,30 @@ plots.show(
 
 # %% [markdown]
 # In the geometric mean of the five runs the exact $F$ ends lowest, by a wide margin, and $\bar F$ beats tuned gradient descent.
-# The sampled labels do what they are for in the first steps: after five, $\hat F$ is well below $\bar F$ in every run. But **at
-# the end one sampled label an example does not clearly beat $\bar F$**: the two are within a factor of 2.5 of each other. We
-# expected more of the repair. 384 draws for a matrix of 172 rows are noisy, and the more so the better the fit (section 8). In
-# practice the samples of many steps are averaged (unit 06).
+# No winner's $\alpha$ is at the edge of the grid; the $\lambda$ of $F$ is, and a smaller one could only put $F$ further ahead.
+# **At the end one sampled label for each example does not clearly beat $\bar F$**: the mean losses are within a factor of 2.5. We
+# expected more of the repair. 384 draws for a matrix of 172 rows are noisy, and the more so the better the
+# fit (section 8). In practice the samples of many steps are averaged (unit 06).
 #
-# How far does even the early advantage depend on the tuning? The winners sit at the edge of the grid, $\alpha=0.3$. We stopped
-# there because constant steps that are larger are not safe. Here are the same five starts with $\alpha=0.5$.
+# In the first steps $\hat F$ is ahead of $\bar F$. But the tuning looked at the end only. Here is $\bar F$ with $\alpha=0.5$, from the same
+# five starts: it ends where it did, and that lead is gone. Its steps at the start are too short (section 4), and a
+# larger $\alpha$ mends that. The last lines say why we took the worst of six starts: two of them, and $F$ with $\alpha=0.5$.
 
 # %%
-assert (after["sampled"][:, 5] < 0.9 * after["F̄"][:, 5]).all()
-print("α = 0.5, λ = 0.01: mean loss after 5, 40 steps; worst after 40")
-bold = {}
-for method in ("F", "F̄", "sampled"):
-    c = np.stack([curve(method, (0.5, 1e-2), i, 0) for i in range(2, 7)])
-    bold[method] = c
-    five, forty = c[:, 5].mean(), c[:, 40].mean()
-    print(f"{method:9}{five:7.2f}{forty:7.2f}{c[:, 40].max():9.2f}")
-assert bold["F̄"][:, 5].mean() < after["F̄"][:, 5].mean()
+bold = others("F̄", (0.5, 1e-2)).mean(axis=0)
+tuned = after["F̄"].mean(axis=0)
+print("mean loss after  5   40 steps")
+print(f"F̄, tuned      {tuned[5]:.2f} {tuned[40]:.2f}")
+print(f"F̄, α = 0.5    {bold[5]:.2f} {bold[40]:.2f}")
+assert bold[5] < min(0.8 * tuned[5], 1.3 * after["sampled"][:, 5].mean())
+assert 0.7 < bold[40] / tuned[40] < 1.4
+for i in (4, 5):
+    h = curve("F", (0.5, 1e-3), i, 0)[40]
+    print(f"F, α = 0.5, start {i}: {h:.2f}")
 
 # %% [markdown]
-# With $\alpha=0.5$ the first steps of $\bar F$ are faster than with 0.3: its steps at the start are too short (section 4), and
-# a larger $\alpha$ mends that. What the others do with such steps, look at the table; a run that is thrown out is an accident of
-# its start, so we assert nothing about it. What this experiment supports is: take the expectation over the model's $y$,
-# exactly where you can; and do not trust a comparison of optimizers whose tuning you have not seen.
+# So: take the expectation over the model's $y$, exactly where you can; and do not trust a comparison of optimizers whose
+# tuning you have not seen.
 #
 # "Fails" in the title means: fails to be what it is taken for. It does not mean that nothing can be trained with it.
 #
@@ -1279,6 +1346,11 @@ for _ in range(9):  # Newton steps
 margin = sign * (X30 @ u)  # z for class 1, -z for class 0
 assert (margin > 0).all()
 
+
+def slope_along(c):
+    return -np.mean(margin * np.exp(-np.logaddexp(0, c * margin)))
+
+
 print("    c    mean loss      |g/F|      |g/F̄|")
 ray = []
 for c in np.array([1, 2, 4, 8, 16]) * 3 / margin.min():
@@ -1286,6 +1358,8 @@ for c in np.array([1, 2, 4, 8, 16]) * 3 / margin.min():
     slope_c = -np.mean(eps * margin)
     F_c = np.mean(eps * (1 - eps) * margin**2)
     F_bar_c = np.mean(eps**2 * margin**2)
+    ends = slope_along(1.0001 * c), slope_along(0.9999 * c)
+    assert np.isclose(F_c, (ends[0] - ends[1]) / (2e-4 * c), rtol=1e-3)  # H
     h_c = np.mean(np.log1p(np.exp(-c * margin)))
     ray.append((h_c, -slope_c / F_c, -slope_c / F_bar_c))
     print(f"{c:8.2f} {h_c:10.1e} {ray[-1][1]:10.3f} {ray[-1][2]:10.1e}")
@@ -1301,22 +1375,20 @@ assert ray[2:, 1].max() / ray[2:, 1].min() < 1.5
 # no such event and give far too little; a few give far too much. One draw is a mean of $n$ terms, each about
 # $1$ with probability $\varepsilon$: mean $\varepsilon$, standard deviation $\sqrt{\varepsilon/n}$, relative error about
 # $1/\sqrt{n\varepsilon}$. That is why, at the end of the clean task, one draw was no better than $\bar F$. The expectation
-# over $y$ in closed form, (1.4), has no such noise. In numbers, for $n=384$ equal examples, exactly as in (4.11):
+# over $y$ in closed form, (1.4), has no such noise. In numbers, for $n=384$ equal examples as in (4.11), the error of
+# $\hat F/F$ over many draws:
 
 # %%
 rng = np.random.default_rng(6)
-print("   ε      no event   F̄/F     one draw/F, rms error   1/√(nε)")
+print("  ε   no event   F̄/F  rms error  1/√(nε)")
 for eps in (1e-1, 1e-2, 1e-3, 1e-4):
     events = rng.binomial(384, eps, size=100_000)  # labels that differ
     draw = (events * (1 - eps) ** 2 + (384 - events) * eps**2) / 384
     ratio = draw / (eps * (1 - eps))
     error = np.sqrt(np.mean((ratio - 1) ** 2))
     law = 1 / np.sqrt(384 * eps)
-    print(
-        f"{eps:7.0e} {np.mean(events == 0):8.2f} {eps / (1 - eps):9.1e}",
-        end="",
-    )
-    print(f"{error:14.2f} {law:16.2f}")
+    none, bar = np.mean(events == 0), eps / (1 - eps)  # ε² / (ε(1-ε))
+    print(f"{eps:.0e} {none:6.2f} {bar:9.1e} {error:7.2f} {law:9.2f}")
     assert 0.75 < error / law < 1.25
 assert abs(np.mean(ratio) - 1) < 0.1  # unbiased all the same
 assert np.mean(events == 0) > 0.9
@@ -1339,16 +1411,19 @@ print(f"largest angle between the steps close to the solution: {largest:.0f}°")
 assert largest > 15
 
 # %% [markdown]
-# **Where $\bar F$ did as well or better.** It is only fair to list it, from the cells above: in the noisy task near the
-# optimum it equals one sampled draw; on a regression with the noise that the model says and unequal inputs it beats tuned
-# gradient descent, and with a line search always; in the 40 steps of section 7 it ends level with the samples and before gradient descent; and for the
-# noise of gradients and for standard errors it is simply the right matrix.
+# **Where $\bar F$ did as well or better**, in the cells above:
+#
+# - in the noisy task near the optimum it equals one sampled draw;
+# - on a regression with the noise that the model says and unequal inputs it beats tuned gradient descent, and with a line
+#   search in both cases;
+# - in the 40 steps of section 7 it is level with the samples, and ends before gradient descent;
+# - for the noise of gradients and for standard errors it is simply the right matrix.
 #
 # ## 9 · Change the code
 #
 # *The last of these two cells needs a running kernel.* It draws the iterates of (4.6) for the $\xi$ and the step size that you set.
-# Near $\xi=\frac12$ the iterates hop between two values; raise $\xi$ slowly. Then change the schedule: is there one for
-# which $\xi=0.9$ comes to rest? What does damping do, if you put $(\theta^2+\lambda)^{-\xi}\theta$ in?
+# Near $\xi=\frac12$ the iterates hop between two values; raise $\xi$ slowly. Then change the schedule: (4.8') says
+# that none brings $\xi=0.9$ to rest; try to find one. What does damping do, if you put $(\theta^2+\lambda)^{-\xi}\theta$ in?
 
 # %%
 from ipywidgets import FloatSlider, interact

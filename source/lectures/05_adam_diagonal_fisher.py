@@ -3,9 +3,9 @@
 #
 # **The question.** Adam divides the gradient by $\sqrt v$. What is $v$?
 #
-# The usual answer is: an estimate of the diagonal of the Fisher information. That is three claims. It says *diagonal*, it
-# says *Fisher*, and it says nothing about the root. You will take the three apart. One is harmless, one is true for batches
-# of one example only, and one is the price that every diagonal method pays.
+# The usual answer is: an estimate of the diagonal of the Fisher information. You will take it apart. The *diagonal* is the
+# price that all these methods pay. *Fisher* is at best the empirical one, and that for batches of one example only. And the
+# *root*, about which the answer says nothing, is what makes the rest harmless.
 #
 # **You will be able to**
 #
@@ -17,18 +17,21 @@
 # - decouple the weight decay, and measure what a rotation of the parameters does to each method.
 #
 # **You need** units 01 (score, Fisher), 03 (natural gradient) and the first half of 04 (empirical Fisher). **Time:** two hours
-# and a half with all the code; what is marked ◇ may be skipped at first. The exercises take as long again.
+# and a half with all the code; sections 8 and 12, marked ◇, may be skipped at first. The exercises take as long again.
 #
-# **Notation.** As in unit 01; and $h$: the mean loss, $g$: its gradient on a batch of $b$ examples, $\alpha$: the learning
-# rate, $B$: the preconditioner, here always a vector, the diagonal; $\xi$: the power it is raised to, $\lambda$: damping.
+# **Notation.** As in unit 01; and $h$: the mean loss, $g$: its gradient on a batch of $b$ examples, $d$: a step, $\bar F$: the
+# empirical Fisher (unit 04), $\alpha$: the learning rate, $B$: the preconditioner, here always a vector, the diagonal; $\xi$: the power it is raised to, $\lambda$: damping.
 # Operations on vectors ($g^2$, $g/\sqrt B$) go entry by entry. $t$ counts steps, from 1.
 #
 # | code | what it is |
 # |---|---|
 # | `ravel_pytree(params)` | all parameters as one vector, and the function that undoes it |
+# | `jax.eval_shape(f, x)` | the shapes of `f(x)`, without computing it |
 # | `optax.adam(0.01)` | an *optimizer*: a pair of functions `init`, `update` |
 # | `opt.update(g, state, theta)` | the step to add to `theta`, and the new state |
 # | `jax.lax.scan(f, carry, xs)` | the loop `carry, y = f(carry, x)` over the rows of `xs`; returns the last carry and all `y` |
+# | `jax.lax.map(f, xs)` | `f` of every row of `xs`, one after another |
+# | `jax.jit(f, static_argnums=0)` | the first argument, a function here, is part of the program and not an input |
 # | `functools.partial(f, a=1)` | `f` with `a` filled in |
 
 # %%
@@ -60,15 +63,21 @@ COLORS = plots.OKABE_ITO
 digits = data.digits()
 x, y = digits.train
 net = Network(MLP((16,), outputs=10))
-_, unravel = ravel_pytree(net.init(jax.random.key(0), x[:1]))
+shapes = jax.eval_shape(net.init, jax.random.key(0), x[:1])
+_, unravel = ravel_pytree(
+    jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
+)
 
 
 @jax.jit
-def fresh_weights(key):
-    return ravel_pytree(net.init(key, x[:1]))[0]
+@jax.vmap
+def starts_of(seed):
+    return ravel_pytree(net.init(jax.random.key(seed), x[:1]))[0]
 
 
-theta0 = fresh_weights(jax.random.key(10))
+# all the starts of this lecture, one a row: section 7 takes three, 11 ten
+STARTS = starts_of(np.array([10, 21, 22, *range(30, 40)]))
+theta0 = STARTS[0]
 P = theta0.size
 
 
@@ -99,16 +108,16 @@ print(f"{P} parameters, {len(x)} images")
 #
 # This is the slides' "$F^{-1}_{\text{diag}}$". The cost is that of the gradient. What is lost?
 #
-# Write $u_j=\sqrt{F_{jj}}\,d_j$ and $C=\mathrm{diag}(F)^{-1/2}F\,\mathrm{diag}(F)^{-1/2}$, which has ones on its diagonal. Then
+# Leave out the weights with $F_{jj}=0$. Write $u_j=\sqrt{F_{jj}}\,d_j$ and $C=\mathrm{diag}(F)^{-1/2}F\,\mathrm{diag}(F)^{-1/2}$, which has ones on its diagonal. Then
 # $d^\top Fd=u^\top Cu$, and the diagonal model says $u^\top u$. So the diagonal misjudges the change of the model by a factor
-# between the smallest and the largest eigenvalue of $C$. All are $\ge0$, because $F$ has no negative ones, and their sum is the trace $P$. So the
-# largest is between 1 and $P$:
+# between the smallest and the largest eigenvalue of $C$. All are $\ge0$, because $u^\top Cu=d^\top Fd\ge0$, and their sum is the trace, the
+# number $P$ of weights. So the largest is between 1 and $P$:
 #
 # $$0\;\le\;d^\top Fd\;\le\;\lambda_{\max}(C)\sum_jF_{jj}d_j^2\;\le\;P\sum_jF_{jj}d_j^2 . \tag{5.2}$$
 #
 # If the signs of the $d_j$ were independent coin flips, the products $d_id_j$ with $i\ne j$ would average to zero, and the two sides
 # would agree on average. The steps of an optimizer are not coin flips. If the curvature of the loss is $F$, gradient descent in the
-# coordinates $u$ is stable for $\alpha<2/\lambda_{\max}(C)$ (unit 02), and not for $\alpha=1$ as a matter of course.
+# coordinates $u$ is stable for $\alpha<2/\lambda_{\max}(C)$ (unit 02), which is less than 1 as soon as $\lambda_{\max}(C)>2$.
 #
 # How large is it here?
 
@@ -122,19 +131,21 @@ live = np.diag(F) > 0
 root = np.sqrt(np.diag(F)[live])
 C = F[np.ix_(live, live)] / np.outer(root, root)
 top = np.linalg.eigvalsh(C)[-1]
-signs = np.random.default_rng(0).choice([-1.0, 1.0], (4000, live.sum()))
+signs = np.random.default_rng(0).choice([-1.0, 1.0], (1000, live.sum()))
 by_signs = np.einsum("sp,sp->s", signs @ C, signs) / live.sum()
 print(f"{P - live.sum()} of {P} weights have F = 0")
 print(f"largest eigenvalue of C: {top:.0f}, of at most {live.sum()}")
 print(
-    f"random signs: {by_signs.mean():.3f} ± {by_signs.std() / 4000**0.5:.3f}"
+    f"random signs: {by_signs.mean():.3f} ± {by_signs.std() / 1000**0.5:.3f}"
 )
 assert 30 < top < live.sum()
-assert abs(by_signs.mean() - 1) < 5 * by_signs.std() / 4000**0.5
+assert abs(2 / top - 0.06) < 0.005
+assert abs(by_signs.mean() - 1) < 5 * by_signs.std() / 1000**0.5
 
 # %% [markdown]
 # So there are steps, of equal length in the diagonal's eyes, that change the model more than thirty times as much as it
-# says. Keep that number in mind for the learning rates of section 7.
+# says. With $\alpha<2/34\approx0.06$ the steps of (5.1) would
+# be stable, with $\alpha=1$ not. Section 7 comes back to that.
 #
 # ## 2 · One family
 #
@@ -142,8 +153,8 @@ assert abs(by_signs.mean() - 1) < 5 * by_signs.std() / 4000**0.5
 #
 # $$\theta\leftarrow\theta-\alpha\,(B+\lambda I)^{-\xi}\,g , \tag{5.3}$$
 #
-# "possibly with some slight modifications". With these it is: an average $m$ in place of $g$, and one more $\varepsilon$. Both
-# averages start at zero and forget exponentially,
+# with $0<\lambda$ and $0<\xi\le1$, "possibly with some slight modifications". Ours are: an average $m$ in place of $g$, one
+# more $\varepsilon$, and $\lambda=0$ and $\xi=0$ are allowed too. Both averages start at zero and forget exponentially,
 #
 # $$m\leftarrow\beta_1m+(1-\beta_1)\,g,\qquad B\leftarrow\beta_2B+(1-\beta_2)\,g^2, \qquad
 # \theta\leftarrow\theta-\alpha\,\frac{\hat m}{(\hat B+\lambda)^{\xi}+\varepsilon}. \tag{5.4}$$
@@ -196,7 +207,7 @@ MEMBERS = {
 
 # %%
 def fresh(theta):
-    return (0, jnp.zeros_like(theta), jnp.zeros_like(theta))
+    return (0, 0 * theta, 0 * theta)
 
 
 def as_step(opt):
@@ -220,18 +231,24 @@ def path(step, theta, state, rows=rows, gradient=gradient):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def both_paths(ours, peer, theta):
-    a, _ = path(ours, theta, fresh(theta))
-    return a, path(as_step(peer), theta, peer.init(theta))[0]
+    def one(carry, row):
+        (a, s), (b, r) = carry
+        g, h = jax.vmap(gradient, (0, None))(jnp.stack([a, b]), row)
+        pair = ours(a, s, g), as_step(peer)(b, r, h)
+        return pair, (pair[0][0], pair[1][0])
+
+    start = (theta, fresh(theta)), (theta, peer.init(theta))
+    return jax.lax.scan(one, start, rows)[1]
 
 
 # %% tags=["claim:M-10"]
 gaps, moved = {}, {}
 for name, (ours, peer) in MEMBERS.items():
     a, b = both_paths(ours, peer, theta0)
-    gaps[name] = float(jnp.abs(a - b).max())
-    moved[name] = float(jnp.abs(a[-1] - theta0).max())
+    gaps[name] = float(np.abs(a - b).max())
+    moved[name] = float(np.abs(a[-1] - theta0).max())
     print(f"{name:9} moved {moved[name]:.3f}, off by {gaps[name]:.0e}")
-assert max(gaps.values()) < 1e-9
+assert np.max(list(gaps.values())) < 1e-9  # unlike max, sees a nan
 assert min(moved.values()) > 1e-2
 verdict(
     "M-10",
@@ -243,7 +260,7 @@ verdict(
 )
 
 # %% [markdown]
-# AdaHessian (eq. 2 to 5 and Table 1) writes the same family as $\theta\leftarrow\theta-\eta\,m/v$, with a $v$ that has its root
+# The AdaHessian paper (unit 07), which wants another $v$, writes the same family (eq. 2 to 5) as $\theta\leftarrow\theta-\eta\,m/v$, with a $v$ that has its root
 # inside:
 #
 # | | $m_t$ | $v_t$ | here |
@@ -253,10 +270,10 @@ verdict(
 # | Adam (eq. 5) | $\frac{(1-\beta_1)\sum_i\beta_1^{t-i}g_i}{1-\beta_1^t}$ | $\sqrt{\frac{(1-\beta_2)\sum_i\beta_2^{t-i}g_i^2}{1-\beta_2^t}}$ | hats |
 # | RMSProp | $g_t$ | $\sqrt{(1-\beta_2)\sum_i\beta_2^{t-i}g_i^2}$ | $\beta_1=0$, no hats |
 #
-# (Their Adam and RMSProp have no $\varepsilon$.) Here the sums are written out, as the paper does, from a list of all past gradients, and compared
-# with the family. One detail: the copy of the paper that this course follows prints eq. 5 for $m_t$ with $1-\beta_1$ below the line, without the
-# exponent. With that, the two factors $1-\beta_1$ would cancel and a constant gradient $g$ would give $m\to g/(1-\beta_1)=10\,g$. Eq. 12 of the same paper
-# has the exponent, and so has Adam's own paper. We take it as a misprint.
+# (Their Adam has no $\varepsilon$.) Here the sums are taken over a list of all past gradients and compared with the family. Two things about the copy
+# of the paper that this course follows. It names a Table 1 that sums up the methods, but the table itself is missing: the row of RMSProp is ours.
+# And its eq. 5 for $m_t$ has $1-\beta_1$ below the line, without the exponent. Then the two factors $1-\beta_1$ would cancel, and a constant
+# gradient $g$ would give $m\to g/(1-\beta_1)=10\,g$. Eq. 12 of the same paper has the exponent, and so has Adam's own paper. We take it as a misprint.
 
 
 # %%
@@ -289,21 +306,23 @@ for name, numbers in TABLE.items():
     b1, b2 = numbers.get("b1", 0.0), numbers.get("b2", 0.0)
     m, v = from_sums(g, b1, b2, "correct" in numbers)
     v = 1 if name == "SGD" else v
-    worst = max(worst, float(np.abs(last + m / v).max()))
-    assert worst < 1e-12, name
+    off = float(np.abs(last + m / v).max())
+    assert off < 1e-12, name
+    worst = max(worst, off)
 printed = np.sum(0.9 ** np.arange(200))  # eq. 5 as printed, constant g = 1
 assert abs(printed - 10) < 1e-6
 verdict(
     "AH-2",
-    "holds",
-    f"the sums of eq. 3-5 and Table 1 give the family's steps to {worst:.0e}; "
-    "in eq. 5 the exponent t of eq. 12 is needed in m's denominator, which "
-    f"our copy lacks (m would tend to {printed:.0f} g)",
+    "in part",
+    f"eq. 2-4 and the v of eq. 5 give the family's steps to {worst:.0e}; the "
+    "m of eq. 5 does so with the exponent t of eq. 12, which our copy lacks "
+    f"(as printed m would tend to {printed:.0f} g); Table 1 is not in our "
+    "copy, so nothing is said about it",
 )
 
 # %% [markdown]
-# `course_lib` has it as `diagonal_fisher(learning_rate, b1, b2, power, damping, eps, bias_correction)`. One difference: where the
-# gradient of a weight is exactly 0 its step is 0, also where $B$ is 0 and the formula says $0/0$.
+# `course_lib` has it as `diagonal_fisher(learning_rate, b1, b2, power, damping, eps, bias_correction)`. One difference: where $\hat m$
+# is exactly 0 the step is 0, also where $B$ is 0 and the formula says $0/0$.
 
 # %%
 from course_lib.optimizers import diagonal_fisher
@@ -311,7 +330,7 @@ from course_lib.optimizers import diagonal_fisher
 ours = diagonal_fisher(A, b1=0.9)
 run_adam = jax.jit(lambda t: path(as_step(ours), t, ours.init(t)))
 adam_path, adam_state = run_adam(theta0)
-assert jnp.abs(adam_path - b).max() < 1e-9  # b is optax's, the last above
+assert np.abs(adam_path - b).max() < 1e-9  # b: optax's Adam, above
 
 # %% [markdown]
 # ## 3 · Bias correction
@@ -367,6 +386,7 @@ print(f"step 1: {too_long[0]:.2f} times Adam's")
 print(f"longest at step {t[peak]}: {too_long[peak]:.2f} times")
 print(f"within 1 % from step {below} on")
 assert abs(too_long[0] - 0.1 / 0.001**0.5) < 1e-9
+assert abs(1 / np.sqrt(1 - b2) - 31.6) < 0.05  # B alone uncorrected
 
 # %% tags=["claim:SL-adam"]
 slides = family(A, b1=0.9, b2=0.999)
@@ -377,15 +397,11 @@ broken = np.isnan(first)
 print(f"{broken.sum()} of {P} weights are nan, {blank.sum()} can never move")
 assert broken[blank].all()
 assert blank.sum() > 0
-
-
-def on_constant(step, steps):
-    one = jnp.ones(1)
-    return path(step, one, fresh(one), jnp.arange(steps), lambda t, _: one)[0]
-
-
-a = np.diff(on_constant(slides, 5001)[:, 0])[-1]
-assert abs(a / -A - too_long[5000]) < 1e-6
+theta, state = np.ones(1), fresh(np.ones(1))
+for _ in range(5001):  # a constant gradient of 1
+    before = theta
+    theta, state = slides(theta, state, np.ones(1))
+assert abs((before - theta)[0] / A - too_long[5000]) < 1e-6
 verdict(
     "SL-adam",
     "in part",
@@ -413,7 +429,8 @@ plots.show(
 )
 
 # %% [markdown]
-# (In this direction it is a warm-up in reverse. Without correction in $B$ alone it is worse, in $m$ alone it is milder: exercise 2.)
+# It is a warm-up in reverse. If $B$ alone is left uncorrected, the first step is even $1/\sqrt{1-\beta_2}=31.6$ times too long; if $m$ alone, it is
+# too short, a tenth.
 #
 # ## 4 · Where the ε stands
 #
@@ -481,8 +498,8 @@ assert loss_fit < 5e-3
 
 # %% [markdown]
 # So with this loss the place of $10^{-8}$ hardly matters, even at the end. It does matter where gradients are small: in a large network, with
-# a loss that was divided by something, in half precision. We divide the loss by $10^4$ and by $10^8$, and train with both placements. Adam without an
-# $\varepsilon$ would not notice (section 5).
+# a loss that was divided by something, in half precision. We divide the loss by $10^4$ and by $10^8$, and train with both placements,
+# and with neither.
 
 
 # %%
@@ -494,21 +511,23 @@ def loss_after(k, eps, lam):
     return model.loss(thetas[-1], (x, y))
 
 
+places = [(1e-8, 0.0), (0.0, 1e-8), (0.0, 0.0)]
 ends = {}
 for k in (1.0, 1e-4, 1e-8):
-    ends[k] = float(loss_after(k, 1e-8, 0.0)), float(loss_after(k, 0.0, 1e-8))
-    print(
-        f"loss × {k:g}: outside {ends[k][0]:.2f}, inside {ends[k][1]:.2f} nats"
-    )
+    ends[k] = [float(loss_after(k, *place)) for place in places]
+    texts = [f"{loss:.2f}" for loss in ends[k]]
+    print(f"loss × {k:g}: outside, inside, neither:", *texts, "nats")
 start_loss = float(model.loss(theta0, (x, y)))
+print(f"at the start: {start_loss:.2f} nats")
 assert abs(ends[1.0][0] - ends[1.0][1]) < 0.01
 assert abs(ends[1e-4][0] - ends[1.0][0]) < 0.01
 assert ends[1e-4][1] > 0.9 * start_loss
-assert ends[1e-8][0] > ends[1.0][0] + 0.1
+assert ends[1e-8][0] > 0.9 * start_loss
+assert np.ptp([neither for *_, neither in ends.values()]) < 1e-6
 
 # %% [markdown]
 # Inside the root, a ten-thousandth of the loss is enough to turn Adam into a very slow SGD; outside, the same happens to it near
-# $10^{-8}$.
+# $10^{-8}$. With neither, Adam does not notice the factor. The next section says why.
 #
 # ## 5 · ξ = ½ or ξ = 1
 #
@@ -521,8 +540,12 @@ assert ends[1e-8][0] > ends[1.0][0] + 0.1
 # | $F_{jj}$, $H_{jj}$ | nats / θ² | $\xi=1$: θ |
 #
 # A step has to be in the unit of $\theta$. The Fisher (nats per θ², by unit 01's $\frac12d^\top Fd$ nats) does it with $\xi=1$ and $\alpha$ a pure number. Squared
-# gradients never do: with $\xi=\frac12$ it is $\alpha$ that carries the unit of $\theta$, the same for all weights. That is why a good $\alpha$ for
+# gradients have it with neither $\xi$: with $\xi=\frac12$ it is $\alpha$ that carries the unit of $\theta$, the same for all weights. That is why a good $\alpha$ for
 # Adam is the size of a sensible *change of a weight*, and why it does not care about the loss.
+#
+# You may object that $F_{jj}$ is a mean of squares too, of scores in nats / θ. It is also the expected Hessian of the NLL (unit 01), and the two agree
+# because the loss is a log-probability, in nats: for $k$ times the loss the squares grow by $k^2$, the Hessian by $k$. So for a loss in another unit we
+# have to say which is meant: the curvature, $kF$.
 #
 # As a formula: multiply the loss by $k$. Then $g\to kg$ and the step with squared gradients is multiplied by $k^{1-2\xi}$: nothing
 # for $\xi=\frac12$, $1/k$ for $\xi=1$. Measure a weight in another unit, $\theta_j=c\,\theta_j'$. Then $g'_j=cg_j$ and $F'_{jj}=c^2F_{jj}$; the step in
@@ -534,7 +557,7 @@ assert ends[1e-8][0] > ends[1.0][0] + 0.1
 # | squared gradients, $\xi=1$ | $1/k$ | 1 |
 # | the curvature of the loss ($F$ for an NLL), $\xi=1$ | 1 | 1 |
 #
-# We measure all six on the network, for one step, $k=1000$ and $c=10$; the curvature of $k$ times the loss is $kF$.
+# We measure all six on the network, for one step, $k=1000$ and $c=10$. (The gradients are new ones; the factors of $F'=kc^2F$ are put in by hand.)
 
 
 # %%
@@ -564,25 +587,6 @@ for (xi, squares), factors in expected.items():
         assert np.allclose(step / base, factor, rtol=1e-6)
 
 # %% [markdown]
-# And not for one step alone: 200 steps of Adam without $\varepsilon$ on the loss and on 1000 times the loss are the same path.
-
-
-# %%
-@functools.partial(jax.jit, static_argnums=1)
-def scaled_path(k, power):
-    opt = diagonal_fisher(A, b1=0.9, power=power, eps=0.0)
-
-    def scaled(theta, row):
-        return k * gradient(theta, row)
-
-    return path(as_step(opt), theta0, opt.init(theta0), rows, scaled)[0][-1]
-
-
-same = jnp.abs(scaled_path(1e3, 0.5) - scaled_path(1.0, 0.5)).max()
-print(f"Adam on 1000 h and on h: weights apart by at most {same:.0e}")
-assert same < 1e-8
-
-# %% [markdown]
 # The root is not only a matter of units. With squared gradients and $\xi=1$ the step is about $\alpha/g$: it grows as the gradient
 # vanishes. Unit 04 has the example (Martens §11.1), $h=\frac12\theta^2$, where such an iteration never converges, and with $\xi=\frac12$ only as fast as
 # $\alpha$ is taken to zero. With the Fisher it is Newton's method.
@@ -597,7 +601,7 @@ assert same < 1e-8
 #
 # $$\mathbb E[\bar g^2]=\mu^2+\frac{\sigma^2}b=\frac1b\,\bar F+\Big(1-\frac1b\Big)\mu^2 . \tag{5.6}$$
 #
-# So Adam's $B$ is the diagonal of $\bar F$ for $b=1$ only. For larger batches it is a mixture. Where the noise is much larger than
+# (All at one $\theta$. Adam's average runs over the last steps, in which $\theta$ moves.) So Adam's $B$ is the diagonal of $\bar F$ for $b=1$ only. For larger batches it is a mixture. Where the noise is much larger than
 # the mean, $\sigma^2\gg b\mu^2$, it is $\bar F/b$: right in shape, wrong by the batch size. Where the mean is larger it is
 # $\mu^2$, which is no covariance of anything.
 #
@@ -656,14 +660,15 @@ plots.show(
     fig,
     "Log-log plot of the summed expected square of the batch gradient, over "
     "the trace of the empirical Fisher, against the batch size; three stages "
-    "of training. All start at 1 for batches of one. At the start of "
-    "training it levels off at the squared mean gradient; later it follows "
-    "the dotted line 1/b. Markers are sampled, lines the formula.",
+    "of training. All start near 1 for batches of one. At the start and "
+    "after 200 steps it levels off at the squared mean gradient; after 1000 "
+    "it stays near the dotted line 1/b. Markers are sampled, lines the "
+    "formula.",
 )
 
 # %% [markdown]
 # Two consequences. *The learning rate of Adam has the batch size in it.* While noise dominates, $\sqrt{B}$ is proportional to
-# $1/\sqrt b$: from $b=64$ to $b=256$ every weight is divided by half as much. *A damping $\lambda$ tuned at one batch size is another
+# $1/\sqrt b$: from $b=64$ to $b=256$ every gradient is divided by half as much. *A damping $\lambda$ tuned at one batch size is another
 # damping at another.* Neither happens to a mean of squares, nor to $F$.
 #
 # ## 7 · The true diagonal
@@ -673,14 +678,15 @@ plots.show(
 #
 # $$\mathbb E_y\Big[\frac1b\sum_is_{ij}(y_i)^2\Big]=\frac1b\sum_i\mathbb E_{y\sim p(\cdot|x_i)}\big[s_{ij}(y)^2\big]=F_{jj}, \tag{5.7}$$
 #
-# by linearity, with $F$ over the batch's $x$. It costs one more backward pass. (Becker and LeCun did it for squared errors in 1989 with a
-# backward recursion instead of draws; Chapelle and Erhan draw.) `fisher_diagonal_mc` returns the estimate and its standard error
+# by linearity, with $F$ over the batch's $x$. It costs one more backward pass, and that has to keep the examples apart: a plain
+# backward pass sums them, and the square of the sum is section 6's mistake. `fisher_diagonal_mc` takes the scores of the batch as a matrix and squares it. (Becker and LeCun approximated the
+# diagonal in 1989 by a backward recursion, without draws; Chapelle and Erhan draw.) `fisher_diagonal_mc` returns the estimate and its standard error
 # over the draws; the exact diagonal is that of `fisher`.
 
 # %% tags=["claim:M-ce11"]
 from course_lib.curvature.diagonals import fisher_diagonal_mc
 
-DRAWS = 100
+DRAWS = 60
 estimate, error = jax.jit(
     functools.partial(fisher_diagonal_mc, model, num_samples=DRAWS)
 )(theta0, (some, None), jax.random.key(4))
@@ -743,20 +749,20 @@ for stage, S in per_example.items():
     )
 assert 0.8 < scale["start"][0] < 1.4
 assert scale["1000 steps"][0] < 0.01
-assert all(max(pair) < 0.5 for pair in shape.values())
+assert all(0.15 < v < 0.45 for pair in shape.values() for v in pair)
 
 # %% [markdown]
 # The shape is not bad: a spread of 0.2 to 0.4 is a factor of about two from weight to weight. The scale is the trouble. At the start $\bar F$ and
 # $F$ agree. Once the network is sure of its training labels, $\bar F$ is more than a hundred times too small. To see why, take one
 # example whose label has probability $1-q$, $q$ small. In the outputs, the score at its own label has entries of size $q$, and $\bar F$ has their squares,
 # $q^2$. Under the model, with probability $q$ another label comes, whose score is of size 1, so $F$ has $q$. The ratio is $q$. Adam's mean
-# of batches is smaller once more, by 64.
+# of batches is smaller once more, by nearly 64.
 #
 # A tuned learning rate swallows a scale that stays. It cannot swallow one that changes more than a hundredfold during the run. With $\xi=\frac12$ the
 # step feels the root of that; with $\xi=1$, where the Fisher belongs, it feels all of it.
 #
 # **As a drop-in.** `diagonal_fisher(model=model, power=1, damping=...)` draws the labels itself, new ones at every step; it
-# needs the batch. Full batches of 300 images, 60 steps, three starts, each method at the best of five rates by the mean
+# needs the batch. Full batches of 300 images, 60 steps, three starts, each method at the best of seven rates by the mean
 # training loss; here we ask for speed on the training set and nothing else. Beside it squared gradients at the same power
 # and damping. First two checks of (5.1): the step solves the separated problem, and where $F$ is diagonal (the Normal with parameters $\mu$ and
 # $\log\sigma$ of unit 01, $F=\mathrm{diag}(1,2)$) it is the natural gradient.
@@ -765,13 +771,11 @@ assert all(max(pair) < 0.5 for pair in shape.values())
 g, f = jnp.array([0.5, -2.0]), jnp.array([1.0, 2.0])
 d = -0.3 * g / f
 cost = jax.grad(lambda d: g @ d + jnp.sum(f * d**2) / (2 * 0.3))
-assert jnp.abs(cost(d)).max() < 1e-12
+assert np.abs(cost(d)).max() < 1e-12
 assert jnp.allclose(d, -0.3 * jnp.linalg.solve(jnp.diag(f), g))
 
 batch = (some, y[:300])
-RATES = 10.0 ** jnp.arange(-1.5, 0.6, 0.5)
-starts = [theta0] + [fresh_weights(jax.random.key(k)) for k in (21, 22)]
-starts = jnp.stack(starts)
+RATES = 10.0 ** np.arange(-1.5, 1.6, 0.5)
 
 
 def full_batch(opt, theta, steps=60):
@@ -787,12 +791,12 @@ def full_batch(opt, theta, steps=60):
 
 # %%
 def loss_after_60(make):
-    """For five rates and three starts: (5, 3)."""
+    """For seven rates and three starts: (7, 3)."""
     runs = jax.lax.map(
         lambda pair: full_batch(make(pair[0]), pair[1]),
-        (jnp.repeat(RATES, 3), jnp.tile(starts, (5, 1))),
+        (np.repeat(RATES, 3), jnp.tile(STARTS[:3], (7, 1))),
     )
-    return runs.reshape(5, 3)
+    return runs.reshape(7, 3)
 
 
 @jax.jit
@@ -824,43 +828,46 @@ for name, losses in losses60.items():
     losses = np.where(np.isfinite(losses), losses, np.inf)
     pick = losses.mean(axis=1).argmin()
     after60[name], rate60[name] = losses[pick], float(RATES[pick])
-    print(
-        f"{name:14} α = {RATES[pick]:5.3g}: {np.round(losses[pick], 4)} nats"
-    )
+    texts = [f"{loss:.1e}" for loss in losses[pick]]
+    print(f"{name:14} α = {RATES[pick]:5.3g}:", *texts, "nats")
 assert (after60["diag F, drawn"] < after60["gradient"] / 3).all()
 assert (after60["g², ξ = 1"] < after60["diag F, drawn"]).all()
-assert rate60["g², ξ = 1"] / 1e-2 > 100
+assert 0.03 < rate60["diag F, drawn"] < 0.3
+assert 15 < rate60["g², ξ = 1"] / (2 * 0.01**0.5) < 17
+assert np.abs(STARTS[:3]).max() < 1
+assert all(RATES[0] < rate < RATES[-1] for rate in rate60.values())
 verdict(
     "SL-diag",
     "holds",
-    "as a preconditioner it is cheap and helps: after 60 full batches the "
+    "as a preconditioner it beats the gradient: after 60 full batches the "
     f"loss is {after60['diag F, drawn'].mean():.4f} with the drawn diagonal "
     f"and {after60['gradient'].mean():.4f} nats with the gradient (3 starts, "
-    "best of 5 rates each); it is the natural gradient only where F is "
-    f"diagonal, and here λ_max(C) is {top:.0f}",
+    "best of 7 rates each), though g² with ξ = 1 leaps to 0; it is "
+    "the natural gradient only where F is diagonal, and here λ_max(C) is "
+    f"{top:.0f}",
 )
 
 # %% [markdown]
-# The drawn diagonal is several times ahead of the gradient after the same number of steps, in all three starts. And squared gradients with $\xi=1$? They win
-# this race, with the wrong scale. As the gradient shrinks, $B$ sinks below the damping and what is left is gradient descent with a
-# rate of $\alpha/\lambda$, in the hundreds. A loss that can go to zero (300 images, 1210 weights) rewards that: its curvature goes to zero as
-# well. A loss with a minimum does not, as the next section shows.
+# The drawn diagonal is several times ahead of the gradient after the same number of steps, in all three starts. Its best rate, 0.1, is far from the 1 of the natural
+# gradient and near the $2/\lambda_{\max}(C)\approx0.06$ of section 1. And squared gradients with $\xi=1$? Their training loss is zero to the last digit. But look how. Where
+# $|g|$ is near $\sqrt\lambda=0.1$, a step $\alpha g/(g^2+\lambda)$ is $\alpha/(2\sqrt\lambda)\approx16$ long, for weights that start below 1. They leap until the softmax rounds to 0
+# and 1. With 300 images and 1210 weights that is enough to be right on the training set; no other loss forgives it. Read it as a warning about training losses.
 #
-# ## 8 · Two repairs of the scale
+# ## 8 · ◇ Two repairs of the scale
 #
 # Martens (§11.2) writes that the methods of Schaul et al. (2013) and Zeiler (2013) "combine the diagonal of $\bar F$ with other quantities [...] in order to correct for
 # how the empirical Fisher doesn't have the right scale (which is ultimately the reason why it does poorly in the example" of §11.1). That can be tested on the example itself,
 # $h=\frac12\kappa\theta^2$. Both in their smallest form, for one weight.
 #
-# **vSGD** (Schaul). It is the batch of one of section 6 put to use. With per-example gradients $g_i=\kappa(\theta-c_i)$ and the $c_i$ of mean 0 and variance $s^2$, a
-# step $\theta-\eta g_i$ leaves an expected loss of
-# $\frac\kappa2\big(\theta^2-2\eta\kappa\theta^2+\eta^2\kappa^2(\theta^2+s^2)\big)$; its derivative in $\eta$ vanishes at
+# **vSGD** (Schaul). It is the batch of one of section 6 put to use. Let example $i$ pull towards its own $c_i$, of mean 0 and variance $s^2$: its gradient is $g_i=\kappa(\theta-c_i)$. A
+# step leads to $\theta-\eta g_i=(1-\eta\kappa)\theta+\eta\kappa c_i$ and leaves an expected loss of
+# $\frac\kappa2\big((1-\eta\kappa)^2\theta^2+\eta^2\kappa^2s^2\big)=\frac\kappa2\big(\theta^2-2\eta\kappa\theta^2+\eta^2\kappa^2(\theta^2+s^2)\big)$; its derivative in $\eta$ vanishes at
 #
 # $$\eta^*=\frac1\kappa\,\frac{\theta^2}{\theta^2+s^2}=\frac1\kappa\,\frac{\mu^2}{\mu^2+\sigma^2}=\frac{\mu^2}{\kappa\,\bar F}, \tag{5.8}$$
 #
 # with $\mu=\kappa\theta$, $\sigma^2=\kappa^2s^2$. So $\bar F$ is in the denominator with $\xi=1$, and two "other quantities" repair its scale: the square of the mean gradient and
 # the curvature $\kappa$, for which Schaul et al. take a Gauss–Newton diagonal; here it is known. $\mu$ and $\bar F$ are running means, over a memory of $\tau$
-# steps that grows while noise dominates, $\tau\leftarrow(1-\mu^2/\bar F)\,\tau+1$.
+# steps that grows while noise dominates, $\tau\leftarrow(1-\mu^2/\bar F)\,\tau+1$; the first four gradients start them.
 #
 # **AdaDelta** (Zeiler). The step is $-\frac{\sqrt{D+\varepsilon}}{\sqrt{B+\varepsilon}}\,g$, where $D$ is the running mean of its own squared steps. Steps have the unit of $\theta$, so
 # this repairs the *unit*: no $\alpha$ is left. It has no curvature in it.
@@ -936,14 +943,15 @@ for kappa in KAPPAS:
     print(f"{kappa:9}   {texts[0]:>7}   {texts[1]:>8}   {texts[2]:>4}")
 
 # %% [markdown]
-# vSGD is at the minimum after one step, whatever the curvature: without noise $\mu^2=\bar F$ and (5.8) is Newton's $1/\kappa$. RMSProp stays about $\alpha/2$
+# vSGD is at the minimum after one step (asserted below), whatever the curvature: without noise $\mu^2=\bar F$ and (5.8) is Newton's $1/\kappa$. RMSProp stays about $\alpha/2$
 # away: where $\theta$ jumps from side to side, its step of $\alpha$ is twice its distance. And AdaDelta converges for $\kappa=\frac12$ and 1,
 # and not for 2.5 and 10. Why? Near the minimum both averages are far below $\varepsilon$, and the step becomes
 # $-\frac{\sqrt\varepsilon}{\sqrt\varepsilon}g=-g$: gradient descent with a learning rate of exactly 1, in whatever unit. It converges for
 # $\kappa<2$, and Martens' example has $\kappa=1$. For larger curvatures every step overshoots, $D$ (the average of the steps' own squares) grows, and so do the steps. The
 # repair of the unit is no repair of the scale.
 #
-# With noise ($s=1$), over 400 seeds: the best that any rule can do here is the mean of all $c_i$ so far, an error of $1/\sqrt t$.
+# With noise ($s=1$), over 400 seeds. The yardstick is the mean of all $c_i$ so far, which has an error of $1/\sqrt t$; vSGD comes
+# within a factor of two.
 
 # %% tags=["claim:M-scale"]
 noise = np.random.default_rng(5).normal(size=(3004, 400))
@@ -954,10 +962,11 @@ print(
     "rms of θ at", steps, np.round(errors[steps - 1], 3), f"slope {slope:.2f}"
 )
 assert -0.6 < slope < -0.4
-assert 1 < errors[-1] * 3000**0.5 < 2.5
+assert 1 < errors[-1] * 3000**0.5 < 2
 for kappa, (rms_left, delta_left, v_left) in left.items():
     assert v_left < 1e-30
-    assert 0.004 < rms_left < 0.011
+    assert np.abs(vsgd(np.ones(1), kappa, np.zeros((5, 1)))).max() < 1e-12
+    assert abs(rms_left - 0.005) < 1e-3
     assert (delta_left < 1e-30) == (kappa < 2)
     assert delta_left < 0.2
 verdict(
@@ -980,8 +989,8 @@ verdict(
 # -\alpha\,\frac{g_j}{\sqrt{\hat B_j}}-\alpha w\,\theta_j\quad\text{(AdamW, decoupled)}. \tag{5.9}$$
 #
 # The effective decay of weight $j$ is $\alpha w/\sqrt{\hat B_j}$ on the left: strong where gradients are small, weak where they are
-# large. On the right it is $\alpha w$ for all. The learning rate stands before the decay: PyTorch and optax both have it so, and a schedule of $\alpha$ moves both.
-# ($\hat B_j$ contains $w\theta_j$ too; that is what makes the blank pixels below interesting.)
+# large. On the right it is $\alpha w$ for all. PyTorch and optax multiply the decay by $\alpha$, as here; the paper (Loshchilov and
+# Hutter) by a schedule alone. (Written for $\beta_1=0$. On the left $\hat B_j$ contains $w\theta_j$ too; that is what makes the blank pixels below interesting.)
 
 
 # %%
@@ -1011,14 +1020,14 @@ decoupled, adamw = both_paths(
     optax.adamw(A, weight_decay=W_DECAY),
     theta0,
 )
-assert jnp.abs(decoupled - adamw).max() < 1e-9
+assert np.abs(decoupled - adamw).max() < 1e-9
 run_l2 = jax.jit(lambda t: path(l2_step(A, 1e-3, **ADAM), t, fresh(t)))
 l2, l2_state = run_l2(theta0)
 
 # %% [markdown]
-# How different is the decay from weight to weight? With L2 it is $\alpha w/\sqrt{\hat B_j}$, read off the last state. And for the weights of blank pixels, which have
+# (The two $w$ cannot be compared: with L2 it is divided by $\sqrt{\hat B_j}$, so we took a smaller one.) How different is the decay from weight to weight? With L2 it is $\alpha w/\sqrt{\hat B_j}$, read off the last state. And for the weights of blank pixels, which have
 # no gradient but the decay's own, both can be said exactly. AdamW multiplies by $1-\alpha w$ at each step. With L2 the gradient is
-# $w\theta_j$, and Adam divides its size away: the step is $\alpha$, however small $w$ is. The weight walks to zero in a straight line.
+# $w\theta_j$, and Adam divides its size away: the step is about $\alpha$, however small $w$ is. The weight walks to zero in a straight line.
 
 # %% tags=["nbval-check-output"]
 size = np.sqrt(np.asarray(l2_state[2])[~blank] / (1 - 0.999**200))
@@ -1027,7 +1036,7 @@ print(f"L2: 5 % of weights decay by less than {low:.1e} a step,")
 print(f"5 % by more than {high:.1e}: {high / low:.0f} times as much")
 assert high / low > 8
 far = blank & (np.abs(theta0) > 0.15)  # the nearer ones arrive earlier
-walked = np.abs(theta0 - l2[49])[far]
+walked = np.asarray(np.abs(theta0) - np.abs(l2[49]))[far]  # towards 0
 kept = np.asarray(decoupled[-1] / theta0)[blank]
 print(
     f"blank pixels, L2, 50 steps: moved {walked.min():.3f}-{walked.max():.3f}"
@@ -1036,6 +1045,7 @@ print(f"AdamW, 200 steps: multiplied by {kept.min():.4f} to {kept.max():.4f}")
 assert np.allclose(kept, (1 - A * W_DECAY) ** 200, rtol=1e-9)
 assert len(walked) > 10
 assert np.abs(walked - 50 * A).max() < 0.01
+assert abs(1 - (1 - A * 1e-3) ** 200 - 2e-4) < 1e-6  # a plain decay
 
 # %% [markdown]
 # With $w=10^{-3}$ a plain decay would have shrunk those weights by a factor of $(1-10^{-6})^{200}$, two hundredths of a per cent.
@@ -1054,9 +1064,6 @@ assert np.abs(walked - 50 * A).max() < 0.01
 
 
 # %%
-jax.clear_caches()  # what was compiled so far takes memory
-
-
 def turned(angle):
     c, s = jnp.cos(angle), jnp.sin(angle)
     return jnp.array([[c, -s], [s, c]])
@@ -1069,7 +1076,7 @@ adam3 = diagonal_fisher(0.3, b1=0.9)
 @jax.jit
 @jax.vmap
 def three_paths(angle):
-    """40 points of each path, (3, 41, 2), and h at each, (3, 41)."""
+    """60 steps of each path, (3, 61, 2), and h at each point, (3, 61)."""
     R = turned(angle)
     H, start = (R * BOWL) @ R.T, R @ jnp.array([-1.6, 0.9])
     steps = [
@@ -1078,7 +1085,7 @@ def three_paths(angle):
         lambda t, s, g: (t - g / jnp.diag(H), s),
     ]
     paths = [
-        path(f, start, adam3.init(start), jnp.arange(40), lambda t, _: H @ t)[
+        path(f, start, adam3.init(start), jnp.arange(60), lambda t, _: H @ t)[
             0
         ]
         for f in steps
@@ -1089,8 +1096,8 @@ def three_paths(angle):
 
 angles = np.arange(0, 91, 5)
 points, heights = map(np.asarray, three_paths(jnp.deg2rad(angles)))
-arrive = np.argmax(heights < 1e-3 * heights[:, :, :1], axis=2)
-arrive = np.where(heights.min(axis=2) < 1e-3 * heights[:, :, 0], arrive, 41)
+above = heights >= 1e-3 * heights[:, :, :1]
+arrive = 61 - above[:, :, ::-1].argmax(axis=2)  # after the last one above
 assert (arrive[0] == arrive[-1]).all()
 assert np.ptp(heights[:, 0], axis=0).max() < 1e-12  # GD does not notice
 assert arrive[0, 2] == 1
@@ -1100,14 +1107,15 @@ from course_lib.explorables import Curve, Panel, Readout, Slider, explorable
 
 t = np.linspace(0, 2 * np.pi, 61)
 level = np.stack([np.cos(t), np.sin(t) / 20**0.5]) * np.sqrt(2 * 3.0)
-ellipse = np.stack([np.asarray(turned(np.deg2rad(a))) @ level for a in angles])
+c, s = np.cos(np.deg2rad(angles)), np.sin(np.deg2rad(angles))
+ellipse = np.einsum("ijk,jt->kit", np.array([[c, -s], [s, c]]), level)
 NAMES = ["gradient", "Adam", "diagonal"]
 # the dash first, so that the level line is not taken for a path
 bowl = Panel(
     "Three paths down one bowl",
     "first weight",
     "second weight",
-    xlim=(-2.6, 2.6),
+    xlim=(-4.12, 4.12),  # so that both axes have one scale
     ylim=(-2.6, 2.6),
     items=[
         Curve(n, points[:, k, :, 0], points[:, k, :, 1])
@@ -1122,17 +1130,17 @@ heights_panel = Panel(
     "How far down they are",
     "step (count)",
     "log10 of h / h at the start",
-    xlim=(0, 40),
+    xlim=(0, 60),
     ylim=(-6, 0.5),
     items=[
         Curve(
             n,
-            np.arange(41),
+            np.arange(61),
             np.log10(np.maximum(heights[:, k] / heights[:, k, :1], 1e-7)),
         )
         for k, n in enumerate(NAMES)
     ],
-    alt="The logarithm of the loss over forty steps, for the three methods.",
+    alt="The logarithm of the loss over sixty steps, for the three methods.",
 )
 explorable(
     "Turn the bowl",
@@ -1148,7 +1156,7 @@ explorable(
 )
 
 # %% [markdown]
-# (A readout of 41 means: not within 40 steps.)
+# (Counted is the last crossing, and 61 means: not within 60 steps. Adam swings past the minimum and back; where it does so depends on the angle.)
 #
 # Now many random rotations, in ten dimensions: curvatures from 0.001 to 1, sixteen random starts. Each start is run once with the curvatures along the
 # axes, and once after a random rotation of everything. Every method gets, for each run, the best of its learning
@@ -1156,11 +1164,6 @@ explorable(
 
 # %%
 DIM, MOST = 10, 1500
-
-
-def random_rotation(key, dim=DIM):
-    Q, R = jnp.linalg.qr(jax.random.normal(key, (dim, dim)))
-    return Q * jnp.sign(jnp.diag(R))  # uniform over all rotations
 
 
 def first_below(values, tol):
@@ -1208,10 +1211,14 @@ QUADRATIC = {
     ),
     "natural": (with_matrix(jnp.linalg.solve), np.array([1.0])),
 }
-turn_key, start_key = jax.random.split(jax.random.key(6))
-turns = jax.vmap(random_rotation)(jax.random.split(turn_key, 16))
-both = jnp.stack([jnp.broadcast_to(jnp.eye(DIM), turns.shape), turns])
-beginnings = jax.random.normal(start_key, (16, DIM))
+
+
+rng = np.random.default_rng(6)
+Q, R = np.linalg.qr(rng.normal(size=(16, DIM, DIM)))
+# with these signs uniform over all orthogonal matrices
+turns = Q * np.sign(np.diagonal(R, axis1=1, axis2=2))[:, None, :]
+both = np.stack([np.broadcast_to(np.eye(DIM), turns.shape), turns])
+beginnings = rng.normal(size=(16, DIM))
 
 
 def counted(name, curvatures):
@@ -1232,7 +1239,7 @@ def report(name, n):
 # %%
 counts = {}
 for name in QUADRATIC:
-    counts[name] = counted(name, jnp.logspace(0, -3, DIM))
+    counts[name] = counted(name, np.logspace(0, -3, DIM))
     report(name, counts[name])
 for name in ("gradient", "natural"):
     # h itself is equal up to rounding, so a count may differ by a step
@@ -1241,112 +1248,32 @@ assert (counts["natural"] == 1).all()
 assert (counts["diagonal"][0] == 1).all()
 assert 200 < np.median(counts["diagonal"][1]) < 800
 slower = {k: n[1].mean() / n[0].mean() for k, n in counts.items()}
-assert slower["RMSProp"] > 3
+assert slower["RMSProp"] > 5
 assert 1.2 < slower["Adam"] < 3
+tilted = np.einsum("kij,j->ki", both[1] ** 2, np.logspace(0, -3, DIM))
+ratio = np.median(tilted.max(axis=1) / tilted.min(axis=1))
+print(f"largest / smallest diagonal entry, middle rotation: {ratio:.0f}")
+assert 4 < ratio < 25
 
 # %% [markdown]
 # Gradient descent and the natural gradient do not notice. Dividing by the exact diagonal falls from one step to hundreds, about what gradient descent needs:
-# after a rotation the diagonal is nearly the same number everywhere. RMSProp loses
-# a factor of ten, about. Adam loses least: its $\beta_1$ is momentum, which helps gradient descent too. With a tenth of this condition number
-# its loss cannot be seen:
+# after a rotation its largest entry is about ten times the smallest and no longer a thousand times. RMSProp loses
+# a factor of ten or so, though a few of its starts need many steps even along the axes. Adam loses little. It has momentum, which helps
+# gradient descent too; whether that is the reason is not tested here. With a tenth of this condition number its loss cannot be seen:
 
 # %%
-milder = counted("Adam", jnp.logspace(0, -2, DIM))
+milder = counted("Adam", np.logspace(0, -2, DIM))
 report("Adam, 100", milder)
 assert 0.8 < milder[1].mean() / milder[0].mean() < 1.25
 
 # %% [markdown]
-# **On data.** Logistic regression on breast_cancer, with the five parameters of unit 01. To have something to rotate, the inputs are given in
-# mixed units: the four standardised measurements are multiplied by 1, 0.3, 0.1 and 0.03. Steps until the loss is within 0.005 nats of its minimum, at
-# most 600, best of 7 rates, ten rotations. There is one start, zero, so the numbers along the axes have no spread.
-
-# %%
-MEASURED = ("texture", "smoothness", "compactness", "symmetry")
-tumours = data.breast_cancer(features=[f"mean {m}" for m in MEASURED])
-malignant = tumours.train[1].astype(float)
-X = jnp.concatenate([jnp.ones((len(malignant), 1)), tumours.train[0]], axis=1)
-X = X * jnp.array([1, 1, 0.3, 0.1, 0.03])
-
-
-def nll(w):
-    z = X @ w
-    return jnp.mean(jax.nn.softplus(z) - malignant * z)
-
-
-def curvature(w):  # F = H: X'diag(p(1-p))X/n, unit 01
-    p = jax.nn.sigmoid(X @ w)
-    return (X.T * (p * (1 - p))) @ X / len(X)
-
-
-fitted = jnp.zeros(5)
-for _ in range(12):
-    fitted = fitted - jnp.linalg.solve(
-        curvature(fitted), jax.grad(nll)(fitted)
-    )
-assert jnp.abs(jax.grad(nll)(fitted)).max() < 1e-12
-lowest = nll(fitted)
-
-
-# %%
-def tumour_steps(step_of, Q, rate):
-    step, state = step_of(rate, Q)
-
-    def one(carry, _):
-        phi, state = carry
-        value, g = jax.value_and_grad(nll)(Q.T @ phi)
-        return step(phi, state, Q @ g), value - lowest
-
-    start = (jnp.zeros(5), state)
-    excess = jax.lax.scan(one, start, length=600)[1]
-    return first_below(excess, 0.005) - 1  # the value is from before the step
-
-
-def rotated_newton(rate, Q):
-    def step(phi, state, g):
-        F = Q @ curvature(Q.T @ phi) @ Q.T
-        return phi - rate * jnp.linalg.solve(F, g), state
-
-    return step, 0
-
-
-def member(**numbers):
-    return lambda rate, Q: of_family(**numbers)(rate, Q, jnp.zeros(5))
-
-
-ROTATED = {
-    "gradient": (member(power=0, eps=0.0), np.logspace(-1, 2, 7)),
-    "Adam": (member(b1=0.9), np.logspace(-1.5, 1.5, 7)),
-    "natural": (rotated_newton, np.array([0.5, 1.0])),
-}
-keys = jax.random.split(jax.random.key(7), 10)
-turns5 = jax.vmap(lambda k: random_rotation(k, 5))(keys)
-turns5 = jnp.concatenate([jnp.eye(5)[None], turns5])
-tumour_counts = {}
-for name, (step_of, rates) in ROTATED.items():
-    count = functools.partial(tumour_steps, step_of)
-    count = jax.vmap(jax.vmap(count, (None, 0)), (0, None))
-    n = np.asarray(jax.jit(count)(turns5, jnp.asarray(rates))).min(axis=1)
-    tumour_counts[name] = n
-    print(
-        f"{name:9} along the axes {n[0]:4d}, rotated {n[1:].min()} to {n[1:].max()}"
-    )
-assert np.ptp(tumour_counts["gradient"]) <= 1
-assert np.ptp(tumour_counts["natural"]) == 0
-assert tumour_counts["natural"][0] < 10
-in_units, rotated = tumour_counts["Adam"][0], tumour_counts["Adam"][1:]
-print(f"Adam, middle of ten rotations: {np.median(rotated):.0f}")
-assert np.median(rotated) > 1.15 * in_units
-assert rotated.max() < 0.5 * tumour_counts["gradient"][0]
-
-# %% [markdown]
-# Here Adam stays far ahead of gradient descent in any basis, and loses up to half of its lead over its own count. So rotation dependence is a fact about all these methods; how much it
-# costs is a matter of the problem and has to be measured. In networks the axes are special: a weight
-# belongs to one pair of units. That a diagonal does well there is an empirical finding and follows from nothing above.
+# So rotation dependence is a fact about all diagonal methods; how much it costs is a matter of the problem and has to be measured. In networks the axes are
+# special: a weight belongs to one pair of units. That a diagonal does well there is an empirical finding and follows from nothing above.
 #
 # ## 11 · A fair race
 #
 # Digits again, batches of 32, 200 steps, six methods. Each has one number to tune, its learning rate: six values, a factor of 2 apart, around what is
-# usual for the method; all other numbers stay at their usual values (damping $10^{-2}$ for the sampled diagonal). Five seeds: each draws the start and the
+# usual for the method; all other numbers stay at their usual values (damping $10^{-2}$ for the sampled diagonal). Ten seeds: each draws the start and the
 # batches. The rate is the one with the smallest mean loss on the *validation* part; only then is the test part read, at that rate.
 #
 # A sweep is one `vmap` over methods, rates and seeds: `diagonal_fisher` takes all its numbers as arrays. We use 32-bit
@@ -1354,9 +1281,6 @@ assert rotated.max() < 0.5 * tumour_counts["gradient"][0]
 
 
 # %%
-jax.clear_caches()  # what was compiled so far takes memory
-
-
 def single(part):
     return part[0].astype(jnp.float32), part[1]
 
@@ -1399,16 +1323,15 @@ numbers = {
 }
 rates = jnp.array([top for _, top in RACE.values()], jnp.float32)[:, None]
 rates = rates * 2.0 ** -jnp.arange(6, dtype=jnp.float32)  # (6, 6)
-seeds = jax.random.split(jax.random.key(8), (5, 2))
-begin = jnp.stack([fresh_weights(k) for k in seeds[:, 0]]).astype(x32.dtype)
-orders = jnp.stack(
-    [jax.random.randint(k, (200, 32), 0, len(x32)) for k in seeds[:, 1]]
-)
+
+
+begin = STARTS[3:].astype(x32.dtype)
+orders = jax.random.randint(jax.random.key(8), (10, 200, 32), 0, len(x32))
 
 
 def raced(make, which):
-    """fit for methods, rates and seeds: three arrays (methods, 6, 5)."""
-    grid = np.meshgrid(np.arange(6)[which], range(6), range(5), indexing="ij")
+    """fit for methods, rates and seeds: three arrays (methods, 6, 10)."""
+    grid = np.meshgrid(np.arange(6)[which], range(6), range(10), indexing="ij")
     i, j, k = (a.ravel() for a in grid)
     run = jax.jit(jax.vmap(lambda n, a, t, o: fit(make(a, **n), t, o)))
     its = {name: n[i] for name, n in numbers.items()}
@@ -1438,7 +1361,7 @@ for k, name in enumerate(RACE):
 fig, ax = plt.subplots()
 for k, (loss, _) in enumerate(chosen.values()):
     spread = {"marker": "o", "linestyle": "none", "markersize": 4}
-    ax.plot(loss, np.full(5, k) - 0.12, color=COLORS["sky"], **spread)
+    ax.plot(loss, np.full(10, k) - 0.12, color=COLORS["sky"], **spread)
     ax.errorbar(
         loss.mean(),
         k + 0.12,
@@ -1449,52 +1372,48 @@ for k, (loss, _) in enumerate(chosen.values()):
 ax.set_yticks(range(len(chosen)), list(chosen))
 ax.invert_yaxis()
 ax.set(xlabel="test loss at the chosen rate (nats)", ylabel="method")
-ax.set_title("Tuned alike, six methods are close")
+ax.set_title("AdaGrad, RMSProp: lower test loss here")
 plots.show(
     fig,
-    "For six methods, the test loss of five seeds as dots and their mean with "
-    "a bar of one standard deviation. Nearly all of the bars overlap.",
+    "For six methods, the test loss of ten seeds as dots and their mean with "
+    "a bar of one standard deviation. AdaGrad, RMSProp and Adam lie lower "
+    "than SGD, momentum and the diagonal of F; single seeds overlap.",
 )
 
 # %%
-loss_means = np.array([loss.mean() for loss, _ in chosen.values()])
-loss_sds = np.array([loss.std(ddof=1) for loss, _ in chosen.values()])
+loss_sds = [loss.std(ddof=1) for loss, _ in chosen.values()]
 acc_means = np.array([acc.mean() for _, acc in chosen.values()])
-print(
-    f"means of the test loss: {loss_means.min():.2f} to {loss_means.max():.2f}"
-)
-print(f"spread over seeds: {loss_sds.mean():.2f}")
-print(f"accuracy: {acc_means.min():.1f} to {acc_means.max():.1f} %")
-lowest_name = list(chosen)[loss_means.argmin()]
+print(f"spread of the test loss over seeds: {np.mean(loss_sds):.2f} nats")
+under = {}  # the same starts and batches: differences seed by seed
 for name, (loss, _) in chosen.items():
-    gap = loss - chosen[lowest_name][0]  # the same starts and batches
-    error = gap.std(ddof=1) / 5**0.5
-    print(f"{name:9} over {lowest_name}: {gap.mean():.3f} ± {error:.3f} nats")
-assert np.ptp(loss_means) < 4 * loss_sds.mean()
-assert np.ptp(acc_means) < 3
-assert acc_means.min() > 91
-
-# %% [markdown]
-# **In accuracy they tie**: the test part has 360 images, so that one standard error of an accuracy is a full
-# point by itself. The test losses differ by about as much as seeds do. Since all methods had the same starts and batches, the differences can be taken seed by seed (the last lines above, with
-# standard errors). See which of them are longer than twice their error. But the lowest of six was picked after the fact, on one split of one small data set: that is a lead to follow up and no
-# result. Two things the table does not say. *The rates*: SGD's best is more than ten times that of Adam and RMSProp, and theirs
-# is near the usual $10^{-2}$, because there $\alpha$ is a change of a weight (section 5). *The budget*:
-# 200 steps are long for a training set this small, and leave preconditioning little to win; section 7 had a shorter race, on the training loss, and
-# there the sampled diagonal was ahead of the gradient. The diagonal of $F$ also has a damping that was not tuned, and pays for one more backward pass a step.
-
-# %%
+    gap = chosen["SGD"][0] - loss
+    under[name] = gap.mean(), gap.std(ddof=1) / 10**0.5
+    print(f"{name:9} under SGD by {gap.mean():6.3f} ± {under[name][1]:.3f}")
+for name in ("AdaGrad", "RMSProp"):
+    assert under[name][0] > 2 * under[name][1]
 best_rate = dict(
     zip(RACE, np.asarray(rates)[np.arange(6), picks].tolist(), strict=True)
 )
+one_point = 100 * np.sqrt(0.95 * 0.05 / len(TEST[1]))
+print(f"accuracy: {acc_means.min():.1f} to {acc_means.max():.1f} %")
+print(f"one standard error of an accuracy of 95 %: {one_point:.1f} points")
+assert np.ptp(acc_means) < 2 * one_point
+assert 1.0 < one_point < 1.3
+assert ((picks > 0) & (picks < 5)).all()  # no rate at the edge of its list
 assert best_rate["SGD"] > 10 * max(best_rate["Adam"], best_rate["RMSProp"])
 assert 0.003 < min(best_rate["Adam"], best_rate["RMSProp"]) < 0.03
-one_point = 100 * np.sqrt(0.95 * 0.05 / len(TEST[1]))
-assert len(TEST[1]) == 360
-assert 1.0 < one_point < 1.3
 
 # %% [markdown]
-# ## 12 · Where it breaks
+# **In accuracy they tie**: the test part has 360 images, so one standard error of an accuracy is a point by itself. In test loss AdaGrad and RMSProp are below
+# SGD, by more than twice the standard error (differences seed by seed, ± standard error). Take that as a lead and no law. It is one split of one small
+# data set; the standard errors are over starts and batches, not over splits; and the settings of this section (steps, lists of rates, seeds) were changed
+# after test numbers had been seen. Two earlier sets of five seeds put AdaGrad and RMSProp below SGD too, but Adam once below and once above. Two things
+# the table does not say. *The rates*: SGD's best is more than ten times that of Adam and RMSProp, and theirs is near $10^{-2}$, because there $\alpha$ is
+# a change of a weight (section 5). *The budget*: 200 steps are long for a training set this small, and leave preconditioning little to win; in section 7's
+# shorter race, on the training loss, the sampled diagonal was ahead of the gradient. It also has a damping that was not tuned, and pays for one more backward pass a step.
+
+# %% [markdown]
+# ## 12 · ◇ Where it breaks
 #
 # You have seen four places. *Rotation*: section 10. *Batch size*: Adam's $B$ is $\bar F$ over the batch size at best (section 6). *A small loss*: $\varepsilon$ takes
 # over (section 4). *A fitted model*: $\bar F$ vanishes before $F$ does (section 7). Here is a fifth, which is none of these.
@@ -1546,12 +1465,19 @@ assert where_to(1) < 0  # AdaGrad: slowly, but the right way
 # %% [markdown]
 # The pushes of one period do not sum to minus something, as the gradients demand; they sum to plus. $\theta$ goes to the *worst* point, with $\alpha=0.1/\sqrt t$ and for ever. A long memory,
 # $\beta_2=0.999$, makes $\sqrt B$ nearly constant and the sign right; for each $\beta_2<1$ there is a sequence that needs a longer one. AMSGrad keeps the largest $B$ so far, AdaGrad
-# forgets nothing; both go the right way here. A preconditioner that is a function of the very gradient it divides is not a metric. $F$ at sampled labels is independent of the batch's labels, given $\theta$, and does not have this fault.
+# forgets nothing; both go the right way here. A preconditioner that is a function of the very gradient it divides is not a metric. $F$ at sampled labels is safer, not safe: given $\theta$ and the
+# batch's inputs its draws are independent of the data's labels, but an input that makes the gradient large makes $F$ large too.
 #
 # ## 13 · Change the code
 #
 # *The last of these three cells needs a running kernel.* One weight, $h=\frac12\kappa\theta^2$, gradients with noise of standard deviation $\kappa$ per example, in batches of $b$; RMSProp's $B$ with a power and a rate that you set. Start at
-# $\xi=\frac12$ and move $\kappa$: the path does not change, why? Then go to $\xi=1$. Which $\xi$ wants which rate as $b$ grows? Put the curvature $\kappa$ in the place of $B$ (the commented line), and do it again.
+# $\xi=\frac12$ and move $\kappa$: the path does not change, why? Then go to $\xi=1$. Which $\xi$ wants which rate as $b$ grows? Put the curvature $\kappa$ in the place of $B$ (the commented line; with $\xi=1$ it is Newton's method), and do it again.
+#
+# <details><summary>What you should see</summary>
+#
+# With $\xi=\frac12$ the step is a number of $\alpha$s: $\kappa$ cancels. With $\xi=1$ and squared gradients it is $\alpha/g$ and jumps where $g$ is near 0. As $b$ grows the gradient is
+# mostly $\kappa\theta$: $\xi=\frac12$ wants an $\alpha$ that shrinks as you come near. With the curvature and $\xi=1$ any fixed $\alpha<1$ will do, the larger the less noise there is.
+# </details>
 
 # %%
 from ipywidgets import FloatSlider, IntSlider, interact
@@ -1615,8 +1541,8 @@ _ = interact(
 #
 # <details><summary>1. You double the loss. What happens to the path of Adam, of SGD, and of the sampled Fisher diagonal with ξ = 1?</summary>
 #
-# Adam's stays (up to $\varepsilon$). SGD's is that of twice the learning rate. The Fisher is that of the model and does not know of the factor: the step doubles too, unless you
-# call the doubled loss a new likelihood, with twice the curvature.
+# Adam's stays (up to $\varepsilon$). SGD's is that of twice the learning rate. The Fisher is that of the model and does not know of the factor: the step doubles too. It stays
+# if you put in the curvature of the doubled loss, $2F$, by hand; that is what the 1 in the table of section 5 means.
 # </details>
 #
 # <details><summary>2. Somebody averages the per-example gradients of 256 images, squares the result and calls it "diag F". Name two mistakes.</summary>
@@ -1643,6 +1569,7 @@ _ = interact(
 #
 # - J. Martens, *New Insights and Perspectives on the Natural Gradient Method*, JMLR 21 (2020), sections 11.1 and 11.2.
 # - D. P. Kingma, J. Ba, *Adam*, ICLR 2015; J. Duchi, E. Hazan, Y. Singer, *Adaptive Subgradient Methods*, JMLR 12 (2011).
+# - Z. Yao et al., *ADAHESSIAN*, AAAI 2021 (unit 07).
 # - I. Loshchilov, F. Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019.
 # - S. Becker, Y. LeCun, *Improving the Convergence of Back-Propagation Learning with Second Order Methods*, 1989; O. Chapelle, D. Erhan, *Improved
 #   Preconditioner for Hessian Free Optimization*, 2011.
