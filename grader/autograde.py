@@ -15,7 +15,7 @@ from grader import sandbox, seed
 from grader.grade import Rules, warm_cache
 from grader.judge import verdict
 from grader.sandbox import Sandbox
-from grader.units import HIDDEN
+from grader.units import HIDDEN, grade_id
 
 ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|\](?=[(:\[])")  # the start of a tag, the middle of a link
 
@@ -47,8 +47,7 @@ class JudgeProbes(NbGraderPreprocessor):
     """Replace the outputs of every graded probe by the verdict: text for full points, an error for none."""
 
     def preprocess_cell(self, cell: NotebookNode, resources: Any, index: int) -> tuple[NotebookNode, Any]:
-        grade_id = cell.metadata.get("nbgrader", {}).get("grade_id", "")
-        if grade_id.startswith(HIDDEN):
+        if grade_id(cell).startswith(HIDDEN):
             cell.outputs = [_output(verdict(cell, unit_seed(resources)))]
         return cell, resources
 

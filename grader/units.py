@@ -13,10 +13,7 @@ from nbformat import NotebookNode
 from grader.submissions import Notebook
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK, HIDDEN = (
-    "check-",
-    "hidden-",
-)  # how the grade_ids of visible checks and of graded probes start: tools/notebooks.py
+CHECK, HIDDEN = "check-", "hidden-"  # how grade_ids of visible checks and graded probes start: tools/notebooks.py
 
 
 class UnitError(ValueError):
@@ -121,7 +118,7 @@ class Unit:
     @functools.cached_property
     def given(self) -> dict[str, str]:
         """The text of every marked cell as it was given out, {grade_id: text}."""
-        return {grade_id(cell): cell.source for cell in self.released.cells if grade_id(cell)}
+        return _texts(self.released)
 
     def borrowed(self, cells: list[Cell]) -> list[str]:
         """What a person should look at: a use of course_lib that was not given out, or the published solution."""
@@ -137,11 +134,16 @@ class Unit:
 
     @functools.cached_property
     def _solved(self) -> dict[str, str]:
-        return {grade_id(cell): cell.source for cell in self.solution.cells if grade_id(cell)}
+        return _texts(self.solution)
 
 
 def grade_id(cell: NotebookNode) -> str:
     return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+
+
+def _texts(notebook: NotebookNode) -> dict[str, str]:
+    """The text of every marked cell, {grade_id: text}."""
+    return {grade_id(cell): cell.source for cell in notebook.cells if grade_id(cell)}
 
 
 def _same_code(a: str, b: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from tree_checks import same
+from tree_checks import loop_with_checkpoint, same
 
 from course_lib.curvature.kronecker import to_matrices
 from course_lib.curvature.matrices import fisher
@@ -362,14 +362,6 @@ def test_every_number_may_be_a_schedule_from_zero():
 def test_a_scan_is_the_loop_and_a_checkpoint_resumes_in_a_chain(words):
     opt = optax.chain(optax.clip(0.5), kfac(MODEL, 0.05, 0.1, **words))
     scanned, last = run(opt, steps=6)
-    step = jax.jit(lambda p, s: update_with(opt, p, s), donate_argnums=1)
-    params, state = PARAMS, opt.init(PARAMS)
-    for t in range(6):
-        params, state = step(params, state)
-        if t == 2:  # through numpy and back
-            clip, own = state
-            stored = jax.tree.map(np.asarray, (params, own._replace(key=jax.random.key_data(own.key))))
-            params, own = jax.tree.map(jnp.asarray, stored)
-            state = (clip, own._replace(key=jax.random.wrap_key_data(own.key)))
+    params, state = loop_with_checkpoint(lambda p, s: update_with(opt, p, s), PARAMS, opt.init(PARAMS), steps=6)
     same(state, last)
     same(params, jax.tree.map(lambda a: a[-1], scanned))
