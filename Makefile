@@ -5,6 +5,7 @@ UNIT ?=
 LOCK_FLAGS ?=
 # The environment of `make test`: `dev` is the lock; `newest` is what pyproject.toml admits today.
 SETUP ?= dev
+EXPERIMENTS ?=
 BENCH_FLAGS ?=
 PY := .venv/bin/python
 
@@ -16,7 +17,7 @@ COMPILED := JAX_COMPILATION_CACHE_DIR='$(CURDIR)/.cache/jax' JAX_PERSISTENT_CACH
 # A hung kernel must not hang CI. GNU timeout is not on every machine; there the cells' own limit has to do.
 OUTER_LIMIT := $(if $(shell command -v timeout),timeout 2400)
 
-.PHONY: help setup lab dev notebooks test lint types unit floors nbval grade check test-grader site test-browser runtimes test-peers bench format lock clean
+.PHONY: help setup lab dev notebooks experiments test lint types unit floors nbval grade check test-grader site test-browser runtimes test-peers bench format lock clean
 
 help:        ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ dev:         ## the developers' environment: the same pins, and what `make test`
 
 notebooks: dev   ## source/*.py to executed notebooks (UNIT=01 for one unit)
 	@$(PY) -m tools.notebooks build $(UNIT)
+
+experiments: dev   ## compute what is missing of the runs that lectures load (EXPERIMENTS="07.name" for one; hours)
+	@$(COMPILED) JAX_PLATFORMS=cpu $(PY) -m course_lib.experiments $(EXPERIMENTS)
 
 test: lint types unit nbval   ## all that students, instructors and lectures rest on
 
