@@ -1,4 +1,4 @@
-"""Where AdaHessian's time goes, piece by piece."""
+"""Where the time of AdaHessian and of SAM goes, piece by piece."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,8 +16,9 @@ from benchmarks.steps import Step, flops
 from benchmarks.timing import Program, Timer, exactly, ratio
 from course_lib.curvature.diagonals import rademacher
 from course_lib.curvature.products import hvp
-from course_lib.optimizers import adahessian
+from course_lib.optimizers import adahessian, sam
 from course_lib.optimizers.common import all_finite
+from course_lib.optimizers.sam import dual_norm_perturbation
 
 
 def profile_rows(name: str, case: Case, timer: Timer) -> list[Row]:
@@ -32,11 +33,15 @@ def profile_rows(name: str, case: Case, timer: Timer) -> list[Row]:
         "SGD step": Step(optax.sgd(0.01), model.loss, params, batch),
         "AdaHessian step": Step(adahessian(1e-4), model.loss, params, batch, refresh=True),
         "AdaHessian step, no Hessian": Step(adahessian(1e-4), model.loss, params, batch, refresh=False),
+        "SAM step": Step(sam(optax.sgd(0.01)), model.loss, params, batch),
     }
     times = timer.measure({**programs, **steps})
     rows = [Row("profile", name, key, ratio(times, key, "SGD step"), "SGD steps") for key in times]
     counted = {key: flops(f) for key, f in made.items()} | {key: step.flops for key, step in steps.items()}
-    rates = {key: counted[key] / np.median(times[key]) / 1e9 for key in ("gradient", "gradient and Hz", *steps)}
+    rates = {
+        key: counted[key] / np.median(times[key]) / 1e9
+        for key in ("gradient", "gradient and Hz", "two gradients", *steps)
+    }
     return rows + [Row("profile", name, key, exactly(rate), "GFLOP/s") for key, rate in rates.items()]
 
 
@@ -53,10 +58,16 @@ def pieces(loss: Callable, params: Any) -> dict[str, Callable]:
 
         return jax.tree.map(one, p)
 
+    def one_after_the_other(p: Any, b: Any) -> Any:
+        g = jax.grad(loss)(p, b)
+        return jax.grad(loss)(jax.tree.map(lambda w, g: w + 0.05 * g, p, g), b)
+
     return {
         "gradient": lambda p, b: jax.grad(loss)(p, b),
         "gradient and Hz": both,
         "Hz alone": lambda p, b: hvp(loss, p, b, jax.tree.map(jnp.ones_like, p)),
+        "two gradients": one_after_the_other,
+        "perturbation": lambda p, b: dual_norm_perturbation(p, 0.05),
         "random signs": lambda p, b: rademacher(jax.random.key(1), p),
         "finite or not": lambda p, b: all_finite(p, p),
         "moments and step": moments,

@@ -3,11 +3,12 @@
 from IPython.display import display
 
 CLAIM_MIME = "application/vnd.beyond-the-gradient.claim+json"
-VERDICTS = ("holds", "in part", "not here")
+VERDICTS = ("holds", "in part", "not here", "not tried")
 
 
 def verdict(claim: str, verdict: str, evidence: str) -> None:
-    """Show and store the verdict on a row of CLAIMS.csv: one of VERDICTS, and the numbers behind it in a short phrase.
+    """Show and store the verdict on a row of CLAIMS.csv: one of VERDICTS, and in a short phrase the numbers
+    behind it, or why it was not tried.
 
     The cell carries the tag "claim:ID", so that pages can link to it. ValueError for another verdict.
     """
