@@ -268,7 +268,8 @@ def page() -> str:
 INTRODUCTION = """\
 Every equation, algorithm, table and figure that the course follows is a row here. The verdict is that of the lecture's
 cell which computed it, with its numbers; nothing on this page is typed. A row is **open** until a lecture has said what
-it found. *In part* and *not here* speak of our scale: small networks, small data, two processor cores. *Not tried* says why."""
+it found. *In part* and *not here* speak of our scale: small networks, small data, two processor cores.
+*Not tried* says why."""
 DEVIATIONS = """\
 Deliberately, with the reason, the function that does it and the test that shows it. Everything else that differs from
 a source is a mistake: say so, please."""
