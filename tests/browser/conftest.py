@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build/screenshots"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars"
 )
+
+
+TIME_KEYS = """
+window.times = [];
+document.addEventListener("keydown", (event) => requestAnimationFrame(() => {
+  const channel = new MessageChannel();   // runs after the frame was painted
+  channel.port1.onmessage = () => window.times.push(performance.now() - event.timeStamp);
+  channel.port2.postMessage(null);
+}), true);"""
 
 
 class Browser(webdriver.Chrome):
@@ -36,6 +46,15 @@ class Browser(webdriver.Chrome):
     def warnings(self):
         """What pages said on the console, from warnings upwards."""
         return [entry for entry in self.get_log("browser") if entry["level"] in ("WARNING", "SEVERE")]
+
+    def time_keys(self):
+        """From now on, write down the time from each key press to the end of the frame that it was painted in."""
+        self.execute_script(TIME_KEYS)
+
+    def key_times(self, number):
+        """Milliseconds of the last `number` key presses."""
+        WebDriverWait(self, 10).until(lambda d: d.execute_script("return window.times.length") >= number)
+        return self.execute_script("return window.times")[-number:]
 
 
 @pytest.fixture(scope="module")

@@ -275,18 +275,11 @@ def test_the_still_and_the_live_figure_are_the_same(driver, open_page):
 def test_key_to_pixels_is_measured(driver, open_page, record_property):
     """One frame is the aim; a shared machine is no clock, so only a hang fails."""
     open_page(figure().html)
-    driver.execute_script("""
-      window.times = [];
-      document.addEventListener("keydown", (event) => requestAnimationFrame(() => {
-        const channel = new MessageChannel();   // runs after the frame was painted
-        channel.port1.onmessage = () => window.times.push(performance.now() - event.timeStamp);
-        channel.port2.postMessage(null);
-      }));""")
+    driver.time_keys()
     press(driver, Keys.TAB)
     for _ in range(20):
         press(driver, Keys.ARROW_RIGHT)
-    WebDriverWait(driver, 10).until(lambda driver: len(driver.execute_script("return window.times")) == 21)
-    times = np.array(driver.execute_script("return window.times")[1:])  # the first is Tab's
+    times = np.array(driver.key_times(20))
     record_property("key_to_pixels_ms", {"median": float(np.median(times)), "max": float(times.max())})
     print(f"key press to pixels: median {np.median(times):.1f} ms, longest {times.max():.1f} ms of {len(times)}")
     assert np.median(times) < 500

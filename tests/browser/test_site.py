@@ -6,6 +6,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -18,7 +19,7 @@ from tools.site import package
 SITE = ROOT / "site"
 PAGES = sorted(path for path in SITE.rglob("*.html") if "_static" not in path.parts)
 NAMES = [str(path.relative_to(SITE)) for path in PAGES]
-WITH_FIGURES = [path for path in PAGES if 'class="x-explorable"' in path.read_text(encoding="utf-8")]
+WITH_FIGURES = [path for path in PAGES if '<div class="x-explorable"' in path.read_text(encoding="utf-8")]
 LECTURE = SITE / "lectures/01_likelihood_score_fisher.html"
 PHONE = 390
 AXE_PART = {"exclude": [["mjx-container > *"]]}  # thousands of nodes a page, all of them MathJax's own
@@ -75,6 +76,22 @@ def test_a_dark_page_is_readable(driver, page):
     assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
     assert serious(driver) == []
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("page", WITH_FIGURES, ids=lambda page: page.stem)
+def test_key_to_pixels_is_measured(driver, page, record_property):
+    """On every page with figures. One frame is the aim; a shared machine is no clock, so only a hang fails."""
+    driver.set_width(1280)
+    load(driver, page.as_uri())
+    driver.time_keys()
+    times = []
+    for slider in driver.find_elements(By.CSS_SELECTOR, ".x-explorable input"):
+        for key in (Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.END, Keys.ARROW_LEFT):
+            slider.send_keys(key)
+        times += driver.key_times(5)
+    record_property("key_to_pixels_ms", {"median": float(np.median(times)), "max": max(times)})
+    print(f"{page.stem}, key press to pixels: median {np.median(times):.1f} ms, longest {max(times):.1f} ms")
+    assert np.median(times) < 500
 
 
 SEEN = """
