@@ -50,7 +50,7 @@ types: dev   ## type check
 # A unit that is written takes its own out.
 FLOORS := $(addprefix tests/library/,$(addprefix optimizers/test_,adahessian.py entropy_sgd.py gsam.py kfac.py sam.py) \
   curvature/test_spectrum.py curvature/test_kronecker.py test_networks.py test_sharpness.py test_landscapes.py \
-  test_sharding.py test_training.py) tests/benchmarks
+  test_sharding.py test_training.py test_two_processes.py test_cifar.py) tests/benchmarks
 # Tests with a command of their own, below.
 BESIDE := tests/grader/more tests/peers tests/browser/test_site.py tests/browser/test_jupyterlab.py
 PYTEST = $(COMPILED) JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -q -n 2 --dist loadfile

@@ -4,14 +4,16 @@ A run is a function of its arguments alone: batch t comes from batches(t), rando
 checkpoint holds all that a resumed run needs, which goes on bit for bit, and a sweep gives what single runs would give.
 """
 
+import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -60,6 +62,10 @@ class DivergedError(ArithmeticError):
 
 class CheckpointError(ValueError):
     """A checkpoint that is damaged, or of another run. The file stays as it is."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of this run is gone, so no step can be taken. The checkpoint is that of the last look."""
 
 
 def start(optimizer: Optimizer, params: Params) -> TrainState:
@@ -145,14 +151,16 @@ def fit(
     """num_steps steps of any optimizer, of this library or optax, on loss(params, batch) -> ().
 
     batches: t -> the batch of step t: Minibatches(data, size, seed), or `lambda t: data` for all data in each step. On
-        several devices a batch that is sharded over them is enough.
-    checkpoint: a file. Where it exists the run goes on from it; every `every` steps, and at the end, it is renewed. It
-        knows Minibatches and the state's shapes, but not the loss and the optimizer's numbers: keep those the same.
+        several devices a batch that is sharded over them is enough, and on several processes (jax.distributed) too.
+    checkpoint: a file; several processes give the same one, on a disk that they share. Where it exists the run goes on
+        from it; every `every` steps, and at the end, it is renewed. It knows Minibatches and the state's shapes, but not
+        the loss and the optimizer's numbers: keep those the same.
     every: steps between two looks at the losses, for which alone the device waits.
     bound: a loss above it is divergence. DivergedError comes before the checkpoint is renewed.
     progress: whether to show a line; None: in a terminal or notebook, unless CI is set in the environment.
 
     Compiled once a loss and optimizer: over several seeds keep them in variables. CheckpointError says what differs.
+    LostProcessError where another process died: it says what to start again, and from which step that goes on.
     ValueError for an `every` below 1.
     """
     if every < 1:
@@ -163,17 +171,42 @@ def fit(
         if len(history) > num_steps:
             raise CheckpointError(f"{checkpoint} has {len(history)} steps, more than {num_steps}: name another file")
     while len(history) < num_steps:
-        losses = []
-        for t in range(len(history), min(len(history) + every, num_steps)):
-            state, value = compiled_advance(loss, optimizer, state, batches(t))
-            losses.append(value)
-        history = np.append(history, np.asarray(jax.device_get(losses), float))
+        stop = min(len(history) + every, num_steps)
+        with others_alive(len(history), checkpoint):
+            state, losses = some_steps(loss, optimizer, state, batches, range(len(history), stop))
+        history = np.append(history, losses)
         stop_if_diverged(history, state.params, bound)
         if checkpoint is not None:
             save(Path(checkpoint), state, history, batches)
         if interactive() if progress is None else progress:
             show_progress(len(history), num_steps, history[-1])
     return Fit(state.params, history, state)
+
+
+def some_steps(
+    loss: Callable, optimizer: Optimizer, state: TrainState, batches: Callable, steps: range
+) -> tuple[TrainState, np.ndarray]:
+    """The state after these steps, and the loss before each; the device is waited for at the end alone."""
+    losses = []
+    for t in steps:
+        state, value = compiled_advance(loss, optimizer, state, batches(t))
+        losses.append(value)
+    return state, np.asarray(jax.device_get(losses), float)
+
+
+@contextlib.contextmanager
+def others_alive(step: int, checkpoint: str | os.PathLike | None) -> Iterator[None]:
+    """LostProcessError in place of what XLA says of a connection that ended."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # jaxlib raises either
+        if jax.process_count() == 1 or not re.search("Gloo|NCCL|UNAVAILABLE|heartbeat|barrier", str(error)):
+            raise
+        kept = f"{checkpoint} has step {step}" if checkpoint and step else "there is no checkpoint yet"
+        raise LostProcessError(
+            f"after step {step}: another process of this run is gone, or out of reach ({str(error).splitlines()[0]}). "
+            f"Its own output says why. {kept}: start all {jax.process_count()} processes again, they go on from there"
+        ) from error
 
 
 def stop_if_diverged(history: np.ndarray, params: Params, bound: float) -> None:
