@@ -153,8 +153,8 @@ def fit(
     batches: t -> the batch of step t: Minibatches(data, size, seed), or `lambda t: data` for all data in each step. On
         several devices a batch that is sharded over them is enough, and on several processes (jax.distributed) too.
     checkpoint: a file; several processes give the same one, on a disk that they share. Where it exists the run goes on
-        from it; every `every` steps, and at the end, it is renewed. It knows Minibatches and the state's shapes, but not
-        the loss and the optimizer's numbers: keep those the same.
+        from it; every `every` steps, and at the end, it is renewed. It knows Minibatches and the state's shapes, but
+        not the loss and the optimizer's numbers: keep those the same.
     every: steps between two looks at the losses, for which alone the device waits.
     bound: a loss above it is divergence. DivergedError comes before the checkpoint is renewed.
     progress: whether to show a line; None: in a terminal or notebook, unless CI is set in the environment.

@@ -4,10 +4,10 @@
 # Six functions to write and one derivation. Lecture 04 has all the formulas: the § signs point there.
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
-# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
-# the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. Check as
-# often as you like. The cells that only say "points" are for grading: leave them, there other inputs are used, so write
-# functions that use their arguments and not the example's names.
+# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours.
+# If the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values.
+# Check as often as you like. The cells that only say "points" are for grading: leave them, there other inputs are used,
+# so write functions that use their arguments and not the example's names.
 #
 # Difficulty: ● easy, ●● core, ●●● stretch. Until a function is written, its cell stops with `NotImplementedError`: that
 # is meant so; in the menu, *Run all* stops there too.
@@ -24,13 +24,13 @@ jax.config.update("jax_enable_x64", True)
 # %% [markdown]
 # ## 1 · ● The empirical Fisher from gradients (2 points)
 #
-# You have the gradient of the loss of every single example, at its label. Write $\bar F$ (§1, equation 4.1). (The loss is
-# minus the log-probability, so a gradient is minus a score. Does that matter?)
+# You have the gradient of the loss of every single example, at its label. Write $\bar F$ (§1, equation 4.1). (The loss
+# is minus the log-probability, so a gradient is minus a score. Does that matter?)
 #
 # <details><summary>Hint</summary>
 #
-# One row is one example. The outer product of row $g_i$ with itself is (P, P). Average those over $i$; as a product of two
-# matrices it is one line. Compare with the outer product of the average row: is it the same?
+# One row is one example. The outer product of row $g_i$ with itself is (P, P). Average those over $i$; as a product of
+# two matrices it is one line. Compare with the outer product of the average row: is it the same?
 # </details>
 
 
@@ -60,17 +60,17 @@ probe(empirical_fisher, "04.empirical_fisher")
 # %% [markdown]
 # ## 2 · ●● Ranks and their bounds (3 points)
 #
-# For $n$ examples you get the Jacobians $J_i=\partial z_i/\partial\theta$, the Fisher matrices of the outputs $F_R(z_i)$, all
-# of the same rank, and the output scores $s_{z,i}=\nabla_z\log R(y_i|z_i)$ at the observed labels. Form
-# $F=\frac1n\sum_iJ_i^\top F_R(z_i)J_i$ and $\bar F=\frac1n\sum_is_is_i^\top$ with $s_i=J_i^\top s_{z,i}$. Return four integers:
-# the rank of $F$, the bound on it, the rank of $\bar F$, the bound on it. The bounds are those of (4.5), and no
-# bound above $P$ says anything: never return more than $P$.
+# For $n$ examples you get the Jacobians $J_i=\partial z_i/\partial\theta$, the Fisher matrices of the outputs
+# $F_R(z_i)$, all of the same rank, and the output scores $s_{z,i}=\nabla_z\log R(y_i|z_i)$ at the observed labels. Form
+# $F=\frac1n\sum_iJ_i^\top F_R(z_i)J_i$ and $\bar F=\frac1n\sum_is_is_i^\top$ with $s_i=J_i^\top s_{z,i}$. Return four
+# integers: the rank of $F$, the bound on it, the rank of $\bar F$, the bound on it. The bounds are those of (4.5), and
+# no bound above $P$ says anything: never return more than $P$.
 #
 # <details><summary>Hint</summary>
 #
-# `jnp.einsum("nkp,nkl,nlq->pq", J, R, J)` adds up all the products, or use a loop. `jnp.linalg.matrix_rank(A)` counts what
-# is not zero up to rounding. Do not assume that a bound is met: there may be equal examples among the $n$. For the rank of
-# $F_R$ look at one of them.
+# `jnp.einsum("nkp,nkl,nlq->pq", J, R, J)` adds up all the products, or use a loop. `jnp.linalg.matrix_rank(A)` counts
+# what is not zero up to rounding. Do not assume that a bound is met: there may be equal examples among the $n$. For the
+# rank of $F_R$ look at one of them.
 # </details>
 
 
@@ -113,12 +113,13 @@ probe(ranks, "04.ranks")
 # ## 3 · ●● The counterexample (2 points)
 #
 # One data point, $h(\theta)=\frac12\theta^2$, $\bar F=\theta^2$ (§3). Write the iteration
-# $\theta_{k+1}=\theta_k-\alpha_k\,(\bar F(\theta_k)^\xi)^{-1}\,\nabla h(\theta_k)$ and return all iterates, the start first.
+# $\theta_{k+1}=\theta_k-\alpha_k\,(\bar F(\theta_k)^\xi)^{-1}\,\nabla h(\theta_k)$ and return all iterates, the start
+# first.
 #
 # <details><summary>Hint</summary>
 #
-# A Python loop over `alphas` will do. Two things to keep apart: the power $\xi$ stands over $\bar F=\theta^2$, which is never
-# negative; the gradient $\theta$ keeps its sign.
+# A Python loop over `alphas` will do. Two things to keep apart: the power $\xi$ stands over $\bar F=\theta^2$, which is
+# never negative; the gradient $\theta$ keeps its sign.
 # </details>
 
 
@@ -202,14 +203,14 @@ probe(step_cosine, "04.step_cosine")
 #
 # $$q(\alpha)=h(\theta)-\alpha\,g^\top d+\tfrac12\alpha^2\,d^\top Fd ,$$
 #
-# find the $\alpha$ with the smallest value, and how far the quadratic falls to there, $q(0)-q(\alpha)$ (§5). Return both.
-# Here $\lambda$ is a plain number and not relative.
+# find the $\alpha$ with the smallest value, and how far the quadratic falls to there, $q(0)-q(\alpha)$ (§5). Return
+# both. Here $\lambda$ is a plain number and not relative.
 #
 # <details><summary>Hint</summary>
 #
-# Set $q'(\alpha)=0$. Insert the $\alpha$ that you find into $q(0)-q(\alpha)$ and simplify on paper. Which matrix makes the
-# direction, and which one is the curvature? To test yourself: with $\bar F=F$ and $\lambda=0$ the best $\alpha$ is 1; with
-# $100\,F$ in place of $\bar F$ it is 100, and the decrease is the same.
+# Set $q'(\alpha)=0$. Insert the $\alpha$ that you find into $q(0)-q(\alpha)$ and simplify on paper. Which matrix makes
+# the direction, and which one is the curvature? To test yourself: with $\bar F=F$ and $\lambda=0$ the best $\alpha$ is
+# 1; with $100\,F$ in place of $\bar F$ it is 100, and the decrease is the same.
 # </details>
 
 
@@ -242,8 +243,8 @@ probe(best_scale, "04.best_scale")
 # %% [markdown]
 # ## 6 · ●●● The repair: sample the labels (3 points)
 #
-# For a softmax classifier you get the logits and the Jacobians of a batch. Draw *one* label for each example from the model,
-# $\tilde y_i=$ `sample(keys[i], logits[i])`, and return $\hat F=\frac1n\sum_is_is_i^\top$ with
+# For a softmax classifier you get the logits and the Jacobians of a batch. Draw *one* label for each example from the
+# model, $\tilde y_i=$ `sample(keys[i], logits[i])`, and return $\hat F=\frac1n\sum_is_is_i^\top$ with
 # $s_i=J_i^\top(e_{\tilde y_i}-p_i)$, $p_i=\mathrm{softmax}(z_i)$ (§7, equation 4.10).
 #
 # The observed labels `y` are passed too, since you would have them. Whether they are needed is for you to decide.
@@ -292,39 +293,44 @@ probe(sampled_fisher, "04.sampled_fisher")
 # %% [markdown]
 # ## 7 · ●●● A derivation, graded by hand (6 points)
 #
-# Logistic regression with a single example, $x=1$, $y=1$, and one parameter: $p(1|\theta)=\sigma(\theta)=1/(1+e^{-\theta})$. Write
-# $\varepsilon=1-\sigma(\theta)$ for what is missing to certainty. The loss is $h(\theta)=-\log\sigma(\theta)$.
+# Logistic regression with a single example, $x=1$, $y=1$, and one parameter:
+# $p(1|\theta)=\sigma(\theta)=1/(1+e^{-\theta})$. Write $\varepsilon=1-\sigma(\theta)$ for what is missing to certainty.
+# The loss is $h(\theta)=-\log\sigma(\theta)$.
 #
-# 1. Show $g=-\varepsilon$, $H=F=\varepsilon(1-\varepsilon)$ and $\bar F=\varepsilon^2$. How large are the two terms on the right
-#    of $H=\bar F-\nabla^2p/p$ (4.4) when $\varepsilon$ is small, and which of them carries $H$?
-# 2. Find the steps $-F^{-1}g$ and $-\bar F^{-1}g$ in terms of $\varepsilon$, and what they tend to as $\varepsilon\to0$. Then the
-#    step $-\bar F^{-\xi}g$: for which $\xi$ does it grow without bound, for which does it stay bounded?
-# 3. The loss near $\varepsilon=0$ is about $e^{-\theta}$. How many steps $\theta\leftarrow\theta-F^{-1}g$ take it from $10^{-2}$ to
-#    about $10^{-6}$? What does one step $\theta\leftarrow\theta-\bar F^{-1}g$ from $\varepsilon=10^{-2}$ do, and why is it no
-#    comfort that the loss falls?
-# 4. With damping the step is $\varepsilon/(\varepsilon^2+\lambda)$. For which $\varepsilon$ is it longest, and how long is it there? What
-#    is it for $\varepsilon$ far below that, and what method is this?
+# 1. Show $g=-\varepsilon$, $H=F=\varepsilon(1-\varepsilon)$ and $\bar F=\varepsilon^2$. How large are the two terms on
+#    the right of $H=\bar F-\nabla^2p/p$ (4.4) when $\varepsilon$ is small, and which of them carries $H$?
+# 2. Find the steps $-F^{-1}g$ and $-\bar F^{-1}g$ in terms of $\varepsilon$, and what they tend to as
+#    $\varepsilon\to0$. Then the step $-\bar F^{-\xi}g$: for which $\xi$ does it grow without bound, for which does it
+#    stay bounded?
+# 3. The loss near $\varepsilon=0$ is about $e^{-\theta}$. How many steps $\theta\leftarrow\theta-F^{-1}g$ take it from
+#    $10^{-2}$ to about $10^{-6}$? What does one step $\theta\leftarrow\theta-\bar F^{-1}g$ from $\varepsilon=10^{-2}$
+#    do, and why is it no comfort that the loss falls?
+# 4. With damping the step is $\varepsilon/(\varepsilon^2+\lambda)$. For which $\varepsilon$ is it longest, and how long
+#    is it there? What is it for $\varepsilon$ far below that, and what method is this?
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
 # %% [markdown] derivation="perfect_fit" points=6
 # ### BEGIN SOLUTION
-# **1.** $\sigma'=\sigma(1-\sigma)$, so $g=-\sigma'/\sigma=-(1-\sigma)=-\varepsilon$. Again: $H=dg/d\theta=\sigma'=\varepsilon(1-\varepsilon)$.
-# The score for $y=1$ is $\varepsilon$, for $y=0$ it is $-\sigma=-(1-\varepsilon)$, so
+# **1.** $\sigma'=\sigma(1-\sigma)$, so $g=-\sigma'/\sigma=-(1-\sigma)=-\varepsilon$. Again:
+# $H=dg/d\theta=\sigma'=\varepsilon(1-\varepsilon)$. The score for $y=1$ is $\varepsilon$, for $y=0$ it is
+# $-\sigma=-(1-\varepsilon)$, so
 # $F=(1-\varepsilon)\varepsilon^2+\varepsilon(1-\varepsilon)^2=\varepsilon(1-\varepsilon)$. The observed label is 1:
 # $\bar F=\varepsilon^2$. In (4.4) $p=\sigma$, $p''=\sigma'(1-2\sigma)$, so
-# $-p''/p=-\varepsilon(1-2\sigma)=\varepsilon(1-2\varepsilon)$: of first order, and $\bar F$ of second. Nearly all of $H$ is in
-# the term that $\bar F$ leaves out. (2 points)
+# $-p''/p=-\varepsilon(1-2\sigma)=\varepsilon(1-2\varepsilon)$: of first order, and $\bar F$ of second. Nearly all of
+# $H$ is in the term that $\bar F$ leaves out. (2 points)
 #
-# **2.** $-F^{-1}g=\frac1{1-\varepsilon}\to1$. $-\bar F^{-1}g=\frac1\varepsilon\to\infty$. $-\bar F^{-\xi}g=\varepsilon^{1-2\xi}$: it grows without
-# bound for $\xi>\frac12$, is 1 for $\xi=\frac12$, and goes to zero for $\xi<\frac12$. (1 point)
+# **2.** $-F^{-1}g=\frac1{1-\varepsilon}\to1$. $-\bar F^{-1}g=\frac1\varepsilon\to\infty$.
+# $-\bar F^{-\xi}g=\varepsilon^{1-2\xi}$: it grows without bound for $\xi>\frac12$, is 1 for $\xi=\frac12$, and goes to
+# zero for $\xi<\frac12$. (1 point)
 #
-# **3.** A step of $F$ adds about 1 to $\theta$ and divides the loss by about $e$: $\log(10^4)\approx9.2$, so nine or ten
-# steps. $\bar F$ adds 100: the loss becomes about $10^{-2}e^{-100}$, and the next step would have the length $e^{100}$ or so. It falls because
-# this loss has its minimum at infinity, and any long step to the right lowers it. With a minimum at a finite place, or another example
-# that pulls the other way, a step of length $1/\varepsilon$ throws the iterate out, as in §3. (2 points)
+# **3.** A step of $F$ adds about 1 to $\theta$ and divides the loss by about $e$: $\log(10^4)\approx9.2$, so nine or
+# ten steps. $\bar F$ adds 100: the loss becomes about $10^{-2}e^{-100}$, and the next step would have the length
+# $e^{100}$ or so. It falls because this loss has its minimum at infinity, and any long step to the right lowers it.
+# With a minimum at a finite place, or another example that pulls the other way, a step of length $1/\varepsilon$ throws
+# the iterate out, as in §3. (2 points)
 #
-# **4.** The derivative of $\varepsilon/(\varepsilon^2+\lambda)$ is zero where $\varepsilon^2+\lambda=2\varepsilon^2$: at
-# $\varepsilon=\sqrt\lambda$, with length $\frac1{2\sqrt\lambda}$. Far below, it is $\varepsilon/\lambda=-g/\lambda$: gradient descent
-# with step size $1/\lambda$. (1 point)
+# **4.** The derivative of $\varepsilon/(\varepsilon^2+\lambda)$ is zero where $\varepsilon^2+\lambda=2\varepsilon^2$:
+# at $\varepsilon=\sqrt\lambda$, with length $\frac1{2\sqrt\lambda}$. Far below, it is $\varepsilon/\lambda=-g/\lambda$:
+# gradient descent with step size $1/\lambda$. (1 point)
 # ### END SOLUTION

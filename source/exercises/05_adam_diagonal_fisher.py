@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Exercise 05 · Adam is a diagonal empirical Fisher
 #
-# Seven functions to write and one derivation. Lecture 05 has all the formulas: the § signs point there. The first five need no
-# JAX beyond arrays: plain arithmetic, which acts entry by entry.
+# Seven functions to write and one derivation. Lecture 05 has all the formulas: the § signs point there. The first five
+# need no JAX beyond arrays: plain arithmetic, which acts entry by entry.
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
-# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
-# the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. Check as
-# often as you like. The cells that only say "points" are for grading: leave them, there other inputs and other models are
-# used, so write functions that use their arguments and not the example's names.
+# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours.
+# If the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values.
+# Check as often as you like. The cells that only say "points" are for grading: leave them, there other inputs and other
+# models are used, so write functions that use their arguments and not the example's names.
 #
 # Difficulty: ● easy, ●● core, ●●● stretch. Until a function is written, its cell stops with `NotImplementedError`: that
 # is meant so; in the menu, *Run all* stops there too.
@@ -30,8 +30,8 @@ jax.config.update("jax_enable_x64", True)
 #
 # <details><summary>Hint</summary>
 #
-# A loop `for g in gradients` will do. What do the weights that the rows have in $m_t$ sum to? To test yourself: if all rows
-# are equal, the result is that row.
+# A loop `for g in gradients` will do. What do the weights that the rows have in $m_t$ sum to? To test yourself: if all
+# rows are equal, the result is that row.
 # </details>
 
 
@@ -63,12 +63,13 @@ probe(bias_corrected, "05.bias_corrected")
 # %% [markdown]
 # ## 2 · ●● ε outside, λ inside (2 points)
 #
-# Adam divides by $\sqrt B+\varepsilon$. Somebody's code has only $\sqrt{B+\lambda}$. Which $\lambda$, for each entry of $B$, makes the two
-# equal (§4)? (There is no bias correction here.)
+# Adam divides by $\sqrt B+\varepsilon$. Somebody's code has only $\sqrt{B+\lambda}$. Which $\lambda$, for each entry of
+# $B$, makes the two equal (§4)? (There is no bias correction here.)
 #
 # <details><summary>Hint</summary>
 #
-# Set them equal and square both sides. Look at the unit of your answer: $B$ is a squared gradient. What is it where $B=0$?
+# Set them equal and square both sides. Look at the unit of your answer: $B$ is a squared gradient. What is it where
+# $B=0$?
 # </details>
 
 
@@ -102,13 +103,13 @@ probe(equal_damping, "05.equal_damping")
 # $$m\leftarrow b_1m+(1-b_1)g,\quad B\leftarrow b_2B+(1-b_2)g^2,\quad
 # \theta\leftarrow\theta-\alpha\,\frac{\hat m}{(\hat B+\lambda)^\xi+\varepsilon}.$$
 #
-# $b_2=1$ means AdaGrad: $B\leftarrow B+g^2$, and no correction of $B$ (that of $m$ stays). `t` is the number of this step and counts from 1. Return
-# $\theta$ and the two averages as they are to be stored.
+# $b_2=1$ means AdaGrad: $B\leftarrow B+g^2$, and no correction of $B$ (that of $m$ stays). `t` is the number of this
+# step and counts from 1. Return $\theta$ and the two averages as they are to be stored.
 #
 # <details><summary>Hint</summary>
 #
-# `b2` is a Python number, so an ordinary `if b2 == 1` is fine. Which $m$ does the next step need, the corrected one or the
-# other?
+# `b2` is a Python number, so an ordinary `if b2 == 1` is fine. Which $m$ does the next step need, the corrected one or
+# the other?
 # </details>
 
 
@@ -151,8 +152,9 @@ probe(family_step, "05.family_step")
 # %% [markdown]
 # ## 4 · ●● What Adam averages (2 points)
 #
-# You have the gradients of all $n$ examples, one row an example; there are no others. A batch is $b$ of them, drawn independently (an example may come
-# twice), and $\bar g$ is the batch's mean. Return $\mathbb E[\bar g^2]$, entry by entry (§6). No sampling is needed.
+# You have the gradients of all $n$ examples, one row an example; there are no others. A batch is $b$ of them, drawn
+# independently (an example may come twice), and $\bar g$ is the batch's mean. Return $\mathbb E[\bar g^2]$, entry by
+# entry (§6). No sampling is needed.
 #
 # <details><summary>Hint</summary>
 #
@@ -186,13 +188,14 @@ probe(adams_square, "05.adams_square")
 # %% [markdown]
 # ## 5 · ●● Decoupled weight decay (2 points)
 #
-# Write one step of AdamW (§9): Adam with bias correction and $\varepsilon$ outside the root, and a weight decay that does not go through the
-# preconditioner. The decay is multiplied by the learning rate, and is that of the $\theta$ from before the step.
+# Write one step of AdamW (§9): Adam with bias correction and $\varepsilon$ outside the root, and a weight decay that
+# does not go through the preconditioner. The decay is multiplied by the learning rate, and is that of the $\theta$ from
+# before the step.
 #
 # <details><summary>Hint</summary>
 #
-# Write Adam first, then subtract one more term from $\theta$. To test yourself: with $g=m=v=0$ every weight is multiplied by
-# $1-\alpha w$, and `m` and `v` stay 0.
+# Write Adam first, then subtract one more term from $\theta$. To test yourself: with $g=m=v=0$ every weight is
+# multiplied by $1-\alpha w$, and `m` and `v` stay 0.
 # </details>
 
 
@@ -225,8 +228,9 @@ probe(adamw_step, "05.adamw_step")
 # %% [markdown]
 # ## 6 · ●●● A step with the Fisher's diagonal (3 points)
 #
-# The model is a function `log_prob(theta, x, y)`, the log-probability of one target given one input, and `sample(key, theta, x)`
-# draws one target from it. This one, a softmax regression with three classes, is to try things on; the checks bring others.
+# The model is a function `log_prob(theta, x, y)`, the log-probability of one target given one input, and
+# `sample(key, theta, x)` draws one target from it. This one, a softmax regression with three classes, is to try things
+# on; the checks bring others.
 
 
 # %%
@@ -245,14 +249,15 @@ x = jnp.array([[1.0, 0.5], [-1.0, 2.0], [0.3, 0.3], [2.0, -1.0]])
 y = jnp.array([0, 1, 1, 2])
 
 # %% [markdown]
-# Write the step $\theta-\alpha\,g/(B+\lambda)$, entry by entry. $g$ is the gradient of the mean negative log-likelihood at the observed labels. $B$ is
-# one draw of the diagonal of the Fisher: the mean over the examples of the squared scores, at labels drawn from the model (§7). `keys[i]` is the key for the
-# label of example `i`.
+# Write the step $\theta-\alpha\,g/(B+\lambda)$, entry by entry. $g$ is the gradient of the mean negative log-likelihood
+# at the observed labels. $B$ is one draw of the diagonal of the Fisher: the mean over the examples of the squared
+# scores, at labels drawn from the model (§7). `keys[i]` is the key for the label of example `i`.
 #
 # <details><summary>Hint</summary>
 #
-# `jax.vmap(jax.grad(log_prob), in_axes=(None, 0, 0))(theta, x, labels)` has the scores of all examples as rows. You need it
-# for two sets of labels. What is the sign of the score, and what that of the gradient of the loss? A loop is right too.
+# `jax.vmap(jax.grad(log_prob), in_axes=(None, 0, 0))(theta, x, labels)` has the scores of all examples as rows. You
+# need it for two sets of labels. What is the sign of the score, and what that of the gradient of the loss? A loop is
+# right too.
 # </details>
 
 
@@ -287,14 +292,15 @@ probe(sampled_step, "05.sampled_step")
 # %% [markdown]
 # ## 7 · ●●● Does it depend on the axes? (2 points)
 #
-# An optimizer without memory is a function `update(g)`, the step for a gradient. With $\theta=Q\varphi$, $Q^\top Q=I$, it can be used in the
-# coordinates $\varphi$: it then sees another gradient, and its step has to be brought back to $\theta$ (§10). Return how far the result is from
-# `update(g)`: the Euclidean length of the difference over the length of `update(g)`.
+# An optimizer without memory is a function `update(g)`, the step for a gradient. With $\theta=Q\varphi$, $Q^\top Q=I$,
+# it can be used in the coordinates $\varphi$: it then sees another gradient, and its step has to be brought back to
+# $\theta$ (§10). Return how far the result is from `update(g)`: the Euclidean length of the difference over the length
+# of `update(g)`.
 #
 # <details><summary>Hint</summary>
 #
-# §10 has the gradient in $\varphi$. A step $d_\varphi$ in $\varphi$ is the step $Q\,d_\varphi$ in $\theta$. To test yourself: for
-# `lambda g: -0.1 * g` the gap is 0, up to rounding.
+# §10 has the gradient in $\varphi$. A step $d_\varphi$ in $\varphi$ is the step $Q\,d_\varphi$ in $\theta$. To test
+# yourself: for `lambda g: -0.1 * g` the gap is 0, up to rounding.
 # </details>
 
 
@@ -331,30 +337,36 @@ probe(rotation_gap, "05.rotation_gap")
 #
 # Gradients that are all exactly 0 up to a step (0/0 with $\varepsilon=0$) are left aside.
 #
-# 1. The loss is multiplied by $k>0$. Show that with $\varepsilon=0$ no step changes (use induction: the next gradient is taken where the step before led). With $\varepsilon>0$: by which $\varepsilon'$ must it be
-#    replaced so that none changes?
-# 2. Show that with $\varepsilon=0$ no step is longer than $\alpha\sqrt{\frac{1-\beta_2^t}{1-\beta_2}}$. For which sequence of gradients is it as long
-#    as that? What is the bound for $\beta_2=0.999$ and large $t$?
-# 3. Now there is a weight decay $w$: L2 inside the gradient, or decoupled. The loss (without the decay) is multiplied by $k$, with $\varepsilon=0$. By what must $w$
-#    be replaced in each case so that the path stays the same?
-# 4. In two or three sentences: what does 1 say about SGD in the place of Adam, and what about somebody who sums the loss over a batch of 64 where another
-#    takes the mean?
+# 1. The loss is multiplied by $k>0$. Show that with $\varepsilon=0$ no step changes (use induction: the next gradient
+#    is taken where the step before led). With $\varepsilon>0$: by which $\varepsilon'$ must it be replaced so that none
+#    changes?
+# 2. Show that with $\varepsilon=0$ no step is longer than $\alpha\sqrt{\frac{1-\beta_2^t}{1-\beta_2}}$. For which
+#    sequence of gradients is it as long as that? What is the bound for $\beta_2=0.999$ and large $t$?
+# 3. Now there is a weight decay $w$: L2 inside the gradient, or decoupled. The loss (without the decay) is multiplied
+#    by $k$, with $\varepsilon=0$. By what must $w$ be replaced in each case so that the path stays the same?
+# 4. In two or three sentences: what does 1 say about SGD in the place of Adam, and what about somebody who sums the
+#    loss over a batch of 64 where another takes the mean?
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
 # %% [markdown] derivation="scaling" points=5
 # ### BEGIN SOLUTION
-# **1.** Every $g_i$ becomes $kg_i$, so $\hat B_t$ becomes $k^2\hat B_t$ and $\sqrt{\hat B_t}$ becomes $k\sqrt{\hat B_t}$: the quotient stays. The gradients of later
-# steps are taken at the same $\theta$, so this holds for all steps, by induction. With $\varepsilon$:
-# $\frac{kg}{k\sqrt{\hat B}+\varepsilon'}=\frac{g}{\sqrt{\hat B}+\varepsilon'/k}$, so $\varepsilon'=k\varepsilon$. (2 points)
+# **1.** Every $g_i$ becomes $kg_i$, so $\hat B_t$ becomes $k^2\hat B_t$ and $\sqrt{\hat B_t}$ becomes
+# $k\sqrt{\hat B_t}$: the quotient stays. The gradients of later steps are taken at the same $\theta$, so this holds for
+# all steps, by induction. With $\varepsilon$:
+# $\frac{kg}{k\sqrt{\hat B}+\varepsilon'}=\frac{g}{\sqrt{\hat B}+\varepsilon'/k}$, so $\varepsilon'=k\varepsilon$. (2
+# points)
 #
-# **2.** All terms of the sum are $\ge0$; keep the one with $i=t$: $\hat B_t\ge\frac{1-\beta_2}{1-\beta_2^t}g_t^2$. Hence
-# $\frac{|g_t|}{\sqrt{\hat B_t}}\le\sqrt{\frac{1-\beta_2^t}{1-\beta_2}}$. Equality where the others are 0: all earlier gradients are zero and the last is not. For
-# $\beta_2=0.999$ the bound goes to $\sqrt{1000}\approx31.6$ times $\alpha$. (1 point)
+# **2.** All terms of the sum are $\ge0$; keep the one with $i=t$: $\hat B_t\ge\frac{1-\beta_2}{1-\beta_2^t}g_t^2$.
+# Hence $\frac{|g_t|}{\sqrt{\hat B_t}}\le\sqrt{\frac{1-\beta_2^t}{1-\beta_2}}$. Equality where the others are 0: all
+# earlier gradients are zero and the last is not. For $\beta_2=0.999$ the bound goes to $\sqrt{1000}\approx31.6$ times
+# $\alpha$. (1 point)
 #
-# **3.** L2: the gradient is $kg+w'\theta$, which is $k$ times the old $g+w\theta$ if $w'=kw$; then 1 applies. Decoupled: the first part of the step does not change, the
-# second is $\alpha w\theta$ without the loss: $w'=w$. (1 point)
+# **3.** L2: the gradient is $kg+w'\theta$, which is $k$ times the old $g+w\theta$ if $w'=kw$; then 1 applies.
+# Decoupled: the first part of the step does not change, the second is $\alpha w\theta$ without the loss: $w'=w$. (1
+# point)
 #
-# **4.** SGD's step is multiplied by $k$: its learning rate has to be divided by $k$, Adam's not (it is $\varepsilon$ that has to be multiplied by $k$). A sum over 64 in the place of the mean is
-# $k=64$: with SGD it is a 64-fold learning rate, with Adam almost nothing; with L2 the decay is in effect 64 times weaker. (1 point)
+# **4.** SGD's step is multiplied by $k$: its learning rate has to be divided by $k$, Adam's not (it is $\varepsilon$
+# that has to be multiplied by $k$). A sum over 64 in the place of the mean is $k=64$: with SGD it is a 64-fold learning
+# rate, with Adam almost nothing; with L2 the decay is in effect 64 times weaker. (1 point)
 # ### END SOLUTION

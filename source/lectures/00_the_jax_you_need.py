@@ -14,15 +14,15 @@
 # - draw random numbers that you can repeat, and that are not the same by accident;
 # - say why an `if`, a `print`, or an assignment to an entry of an array does not do what you meant.
 #
-# **You need** Python with NumPy, and derivatives of functions of several variables. **Time:** twenty minutes if you read
-# fast, forty with the code; the three self-checks at the end take twenty more. Nothing here is graded. If you know JAX, run the next cell and
-# go on to [unit 01](01_likelihood_score_fisher.ipynb).
+# **You need** Python with NumPy, and derivatives of functions of several variables. **Time:** twenty minutes if you
+# read fast, forty with the code; the three self-checks at the end take twenty more. Nothing here is graded. If you know
+# JAX, run the next cell and go on to [unit 01](01_likelihood_score_fisher.ipynb).
 #
 # ## 0 · Does your installation work?
 #
 # Run the cell below (Shift-Enter); you need not read it. Each line of its report starts with `ok`, or with `STOP` and
-# then says what to do. Mend the first `STOP` first: others may come from it. No particular device is asked for: the report
-# says what JAX found, and anything will do.
+# then says what to do. Mend the first `STOP` first: others may come from it. No particular device is asked for: the
+# report says what JAX found, and anything will do.
 
 # %%
 import sys
@@ -134,9 +134,10 @@ assert jnp.allclose(p, jnp.exp(z) / jnp.exp(z).sum())
 assert jnp.allclose(nll(z, 1), -jnp.log(p[1]))
 
 # %% [markdown]
-# **Trap 1: arrays do not change.** Compiled code may reorder operations or drop them, which is safe only if no array changes
-# on the way. So instead of changing an entry you make a new array. And an index that is out of range is *no error*: it
-# is taken for the last one. Labels from 1 to $k$ where 0 to $k-1$ are meant give wrong losses without a word.
+# **Trap 1: arrays do not change.** Compiled code may reorder operations or drop them, which is safe only if no array
+# changes on the way. So instead of changing an entry you make a new array. And an index that is out of range is *no
+# error*: it is taken for the last one. Labels from 1 to $k$ where 0 to $k-1$ are meant give wrong losses without a
+# word.
 
 # %% tags=["nbval-check-output"]
 try:
@@ -149,11 +150,11 @@ assert z[0] == 0.5
 assert nll(z, 7) == nll(z, 2)  # three classes; there is no class 7
 
 # %% [markdown]
-# **Trap 2: numbers have 7 digits unless you ask for 16.** JAX starts with 32-bit floats; the line about `x64` above asks for 64
-# bits. Set it first: arrays that exist already keep their type. (`with jax.enable_x64(False):` is the same switch for a
-# block.) Training does well with 32. Checking a formula does not: here is the derivative of (0.1) in $z_0$ by a difference
-# quotient with $h=10^{-5}$, which should be $p_0$, with both kinds of numbers. A rounding error of $10^{-7}$ divided by $h$
-# leaves $10^{-2}$.
+# **Trap 2: numbers have 7 digits unless you ask for 16.** JAX starts with 32-bit floats; the line about `x64` above
+# asks for 64 bits. Set it first: arrays that exist already keep their type. (`with jax.enable_x64(False):` is the same
+# switch for a block.) Training does well with 32. Checking a formula does not: here is the derivative of (0.1) in $z_0$
+# by a difference quotient with $h=10^{-5}$, which should be $p_0$, with both kinds of numbers. A rounding error of
+# $10^{-7}$ divided by $h$ leaves $10^{-2}$.
 
 
 # %%
@@ -174,10 +175,10 @@ assert narrow > 1e-5
 # %% [markdown]
 # ## 2 · `grad`: the gradient of a function, a function
 #
-# `jax.grad(f)` takes a function that returns *one number* and returns a function of the same arguments, whose value is the
-# gradient in the first of them (`argnums=1` for the second). It is not a difference quotient: JAX applies the chain
-# rule to every operation of `f`. By hand, differentiate (0.1): the logarithm gives $e^{z_i}/\sum_j e^{z_j}=p_i$,
-# and $-z_y$ gives $-1$ in place $y$. With $e_y$ for the vector that has a 1 in place $y$ and zeros elsewhere,
+# `jax.grad(f)` takes a function that returns *one number* and returns a function of the same arguments, whose value is
+# the gradient in the first of them (`argnums=1` for the second). It is not a difference quotient: JAX applies the chain
+# rule to every operation of `f`. By hand, differentiate (0.1): the logarithm gives $e^{z_i}/\sum_j e^{z_j}=p_i$, and
+# $-z_y$ gives $-1$ in place $y$. With $e_y$ for the vector that has a 1 in place $y$ and zeros elsewhere,
 #
 # $$\nabla_z\,\mathrm{nll}(z,y)=p-e_y. \tag{0.2}$$
 
@@ -190,8 +191,8 @@ assert jnp.allclose(gradient, p - e_y, atol=1e-12)
 
 # %% [markdown]
 # The model that goes with it: inputs $x$ of $d$ numbers, a $k\times d$ matrix $W$ and $z=Wx$. By the chain rule
-# $\partial\,\mathrm{nll}/\partial W_{ij}=(p-e_y)_i\,x_j$. The *score* of an example, the gradient of its log-likelihood,
-# is minus that:
+# $\partial\,\mathrm{nll}/\partial W_{ij}=(p-e_y)_i\,x_j$. The *score* of an example, the gradient of its
+# log-likelihood, is minus that:
 #
 # $$s(x,y)=(e_y-p)\,x^\top . \tag{0.3}$$
 
@@ -212,16 +213,16 @@ assert jnp.allclose(score, jnp.outer(e_y - jax.nn.softmax(W @ a), a))
 # Where a function returns a vector, its derivative is a matrix, the Jacobian $J$, here of $W\mapsto z$, with 3 rows
 # and 6 columns. For a network it is too large to write down. The two products with it are not:
 #
-# - `jax.jvp(f, (w,), (v,))` gives $f(w)$ and $Jv$: how the output moves when $w$ moves along $v$, which has the shape of $w$.
-#   (The tuples hold one entry for each argument of $f$; here there is one.)
-# - `jax.vjp(f, w)` gives $f(w)$ and a function that takes $u$ to $u^\top J$: again a tuple with one entry for each argument,
-#   each in that argument's shape, hence the `[0]` below. `grad` is this one with $u=1$.
+# - `jax.jvp(f, (w,), (v,))` gives $f(w)$ and $Jv$: how the output moves when $w$ moves along $v$, which has the shape
+#   of $w$. (The tuples hold one entry for each argument of $f$; here there is one.)
+# - `jax.vjp(f, w)` gives $f(w)$ and a function that takes $u$ to $u^\top J$: again a tuple with one entry for each
+#   argument, each in that argument's shape, hence the `[0]` below. `grad` is this one with $u=1$.
 #
 # Each costs about as much as a few runs of `f`. **One of each makes a product with the Fisher matrix** $F=J^\top F_RJ$,
-# $F_R=\mathrm{diag}(p)-pp^\top$. What it is for, unit 01 says: $F$ is the covariance of the score and $F_R$ that of $e_y$, when $y$ is
-# drawn from $p$. For now it is a matrix to multiply with, from right to left: $v\to Jv\to F_RJv\to J^\top F_RJv$, and
-# $F_Ru$ has the entries $p_iu_i-p_i\,p^\top u$. The six entries of $v$ stand in the shape of $W$; only the check
-# lays them out as a vector.
+# $F_R=\mathrm{diag}(p)-pp^\top$. What it is for, unit 01 says: $F$ is the covariance of the score and $F_R$ that of
+# $e_y$, when $y$ is drawn from $p$. For now it is a matrix to multiply with, from right to left:
+# $v\to Jv\to F_RJv\to J^\top F_RJv$, and $F_Ru$ has the entries $p_iu_i-p_i\,p^\top u$. The six entries of $v$ stand in
+# the shape of $W$; only the check lays them out as a vector.
 
 
 # %%
@@ -240,10 +241,11 @@ by_matrix = (F @ v.ravel()).reshape(W.shape)
 assert jnp.allclose(fisher_vector_product(W, a, v), by_matrix)
 
 # %% [markdown]
-# **A product with the Hessian** is the derivative of the gradient along $v$: `jvp` of `grad`. With $P$ parameters, nothing of
-# size $P\times P$ is formed. Here the gradient of the loss is $(p-e_y)x^\top$. In it only $p$ moves with $W$. By the quotient rule
-# $\partial p_i/\partial z_j$ is $p_i-p_i^2$ for $i=j$ and $-p_ip_j$ elsewhere: that is $F_R$. So $Hv=(F_R\,Jv)\,x^\top$. This is
-# $Fv$, because $J^\top u=u\,x^\top$ for $z=Wx$: in this model the two matrices agree. (In general they do not: unit 03.)
+# **A product with the Hessian** is the derivative of the gradient along $v$: `jvp` of `grad`. With $P$ parameters,
+# nothing of size $P\times P$ is formed. Here the gradient of the loss is $(p-e_y)x^\top$. In it only $p$ moves with
+# $W$. By the quotient rule $\partial p_i/\partial z_j$ is $p_i-p_i^2$ for $i=j$ and $-p_ip_j$ elsewhere: that is $F_R$.
+# So $Hv=(F_R\,Jv)\,x^\top$. This is $Fv$, because $J^\top u=u\,x^\top$ for $z=Wx$: in this model the two matrices
+# agree. (In general they do not: unit 03.)
 
 
 # %%
@@ -263,10 +265,9 @@ assert jnp.allclose(H, F)
 # %% [markdown]
 # ## 4 · `vmap`: one example, then all of them
 #
-# You write a function of one example. `jax.vmap(f, in_axes)` runs it over a batch: for every argument, `0` says "take its
-# entries along axis 0 one by one", `None` says "the same for all", also for a whole dictionary. Without `in_axes` it is `0`
-# for each. The result has one more axis, in front. So the scores of a batch, one
-# row an example, are:
+# You write a function of one example. `jax.vmap(f, in_axes)` runs it over a batch: for every argument, `0` says "take
+# its entries along axis 0 one by one", `None` says "the same for all", also for a whole dictionary. Without `in_axes`
+# it is `0` for each. The result has one more axis, in front. So the scores of a batch, one row an example, are:
 
 # %%
 x = jnp.array([[1.5, -2.0], [0.3, 0.4], [-1.0, 1.0], [2.0, 0.1]])
@@ -278,9 +279,9 @@ for i in range(4):
     assert jnp.allclose(scores[i], jnp.outer(jnp.eye(3)[y[i]] - p_i, x[i]))
 
 # %% [markdown]
-# `grad` of the mean loss would give minus the mean of these rows, and once averaged they cannot be had back. Two `vmap`s, one inside the
-# other, give every class at every input: enough for an expectation by enumeration. Unit 01 proves that
-# the expected score is zero if $y$ comes from the model, $\sum_y p(y|x)\,s(x,y)=0$:
+# `grad` of the mean loss would give minus the mean of these rows, and once averaged they cannot be had back. Two
+# `vmap`s, one inside the other, give every class at every input: enough for an expectation by enumeration. Unit 01
+# proves that the expected score is zero if $y$ comes from the model, $\sum_y p(y|x)\,s(x,y)=0$:
 
 # %%
 all_classes = jax.vmap(jax.grad(log_prob), (None, None, 0))
@@ -293,8 +294,8 @@ assert np.abs(expected).max() < 1e-12
 # %% [markdown]
 # ## 5 · Pytrees: parameters with names
 #
-# A network's parameters are a dictionary of arrays, or a list of dictionaries. JAX calls any such nest a *pytree*, and all
-# its functions take and return them: the gradient of a dictionary is a dictionary with the same keys.
+# A network's parameters are a dictionary of arrays, or a list of dictionaries. JAX calls any such nest a *pytree*, and
+# all its functions take and return them: the gradient of a dictionary is a dictionary with the same keys.
 # `jax.tree.map(f, a, b)` applies `f` to the arrays at equal places.
 
 
@@ -314,7 +315,8 @@ assert mean_loss(after, x, y) < mean_loss(params, x, y)
 
 # %% [markdown]
 # A matrix such as $F$ needs an order of the $P$ parameters. `ravel_pytree` gives one: all arrays as one vector, the
-# keys sorted as text (capitals first), and a function that puts a vector back into the nest. What is written for a vector then serves any model.
+# keys sorted as text (capitals first), and a function that puts a vector back into the nest. What is written for a
+# vector then serves any model.
 
 # %% tags=["nbval-check-output"]
 from jax.flatten_util import ravel_pytree
@@ -334,11 +336,12 @@ assert jnp.allclose(by_vector, ravel_pytree(grads)[0])
 # %% [markdown]
 # ## 6 · `jit`: compiled
 #
-# `jax.jit(f)` runs `f` once with placeholders instead of numbers, *tracers*, that know a shape and a type and nothing else. What
-# was done to them is compiled, and kept for every later call with the same shapes and types. (`@jax.jit` above a `def` does
-# the same.) The compiled program computes the same function. Here the Kullback–Leibler divergence of unit 01 between the models with logits $z$ and $z'$,
-# $\mathrm{KL}=\sum_i p_i(\log p_i-\log p'_i)$. (By hand, for two classes, $z=(0,0)$ and $z'=(1,0)$: $p_i=\frac12$, the logarithms
-# of $p'$ are $1-L$ and $-L$ with $L=\log(1+e)$, so the divergence is $L-\frac12-\log2=\log\cosh\frac12$.)
+# `jax.jit(f)` runs `f` once with placeholders instead of numbers, *tracers*, that know a shape and a type and nothing
+# else. What was done to them is compiled, and kept for every later call with the same shapes and types. (`@jax.jit`
+# above a `def` does the same.) The compiled program computes the same function. Here the Kullback–Leibler divergence of
+# unit 01 between the models with logits $z$ and $z'$, $\mathrm{KL}=\sum_i p_i(\log p_i-\log p'_i)$. (By hand, for two
+# classes, $z=(0,0)$ and $z'=(1,0)$: $p_i=\frac12$, the logarithms of $p'$ are $1-L$ and $-L$ with $L=\log(1+e)$, so the
+# divergence is $L-\frac12-\log2=\log\cosh\frac12$.)
 
 
 # %% tags=["nbval-check-output"]
@@ -356,15 +359,15 @@ print(f"{first:.6f} {second:.6f} {third:.6f} nats")
 assert jnp.allclose(third, jnp.log(jnp.cosh(0.5)))  # two classes, by hand
 
 # %% [markdown]
-# **Trap 3: `print` inside `jit`.** Three calls, and `print` ran twice: once for each *shape*, while JAX was tracing. The
-# second call ran compiled code, where no `print` is left. Whatever Python does beside returning a value (printing, adding
-# to a list, reading a clock) happens at the tracing alone. To see values, use `jax.debug.print`.
+# **Trap 3: `print` inside `jit`.** Three calls, and `print` ran twice: once for each *shape*, while JAX was tracing.
+# The second call ran compiled code, where no `print` is left. Whatever Python does beside returning a value (printing,
+# adding to a list, reading a clock) happens at the tracing alone. To see values, use `jax.debug.print`.
 #
 # **Trap 4: `if` on a traced value.** Python's `if` needs a yes or a no; a tracer has no value yet. Choose between
 # *values* with `jnp.where`, which computes both. To run one of two *functions*, use `jax.lax.cond`. What counts is
-# whether the value comes from an *argument* of the compiled function: those become tracers, also Python numbers. An `if` on a
-# shape, on an outer variable, or on an argument that `jax.jit(f, static_argnames="n")` names is fine: those are known, and
-# another value is compiled anew.
+# whether the value comes from an *argument* of the compiled function: those become tracers, also Python numbers. An
+# `if` on a shape, on an outer variable, or on an argument that `jax.jit(f, static_argnames="n")` names is fine: those
+# are known, and another value is compiled anew.
 
 
 # %% tags=["nbval-check-output"]
@@ -389,13 +392,14 @@ assert hinge_by_where(-1.5) == 0
 # %% [markdown]
 # ## 7 · `scan`: a compiled loop
 #
-# A Python loop under `jit` is unrolled: a thousand steps are a thousand copies to compile. `jax.lax.scan(step, start,
-# xs, length)` compiles one step and repeats it. `step(carry, x)` gets what the step before it carried on, and the next
-# entry of `xs` (with `xs=None` there is none, and `length` says how often). It returns two things: the new *carry*, of the
-# same shape and type, and an output. Scan returns the last carry and *all outputs, stacked*.
+# A Python loop under `jit` is unrolled: a thousand steps are a thousand copies to compile.
+# `jax.lax.scan(step, start, xs, length)` compiles one step and repeats it. `step(carry, x)` gets what the step before
+# it carried on, and the next entry of `xs` (with `xs=None` there is none, and `length` says how often). It returns two
+# things: the new *carry*, of the same shape and type, and an output. Scan returns the last carry and *all outputs,
+# stacked*.
 #
-# Gradient descent, $\theta_{t+1}=\theta_t-\alpha\nabla h(\theta_t)$, on a linear regression with two weights and targets $t$:
-# $h(\theta)=\frac1{2n}\|X\theta-t\|^2$. (The random keys are section 8's.)
+# Gradient descent, $\theta_{t+1}=\theta_t-\alpha\nabla h(\theta_t)$, on a linear regression with two weights and
+# targets $t$: $h(\theta)=\frac1{2n}\|X\theta-t\|^2$. (The random keys are section 8's.)
 
 # %%
 data_key, noise_key = jax.random.split(jax.random.key(0))
@@ -421,13 +425,14 @@ path = descend(start, 1.0, 30)
 assert path.shape == (30, 2)
 
 # %% [markdown]
-# **Checked by hand.** The gradient is $\nabla h=H(\theta-\theta_*)$, with $H=\frac1nX^\top X$ and $\theta_*$ the minimum, where
-# $H\theta_*=\frac1nX^\top t$. Subtract $\theta_*$ from both sides of the step: every step multiplies the error by the same matrix, so
+# **Checked by hand.** The gradient is $\nabla h=H(\theta-\theta_*)$, with $H=\frac1nX^\top X$ and $\theta_*$ the
+# minimum, where $H\theta_*=\frac1nX^\top t$. Subtract $\theta_*$ from both sides of the step: every step multiplies the
+# error by the same matrix, so
 #
 # $$\theta_t-\theta_*=(I-\alpha H)^t\,(\theta_0-\theta_*). \tag{0.4}$$
 #
-# In the figure after it, the error along one eigenvector of $H$ changes its sign at every step, $1-\alpha\lambda<0$ there: the
-# path jumps across the valley. Along the other $1-\alpha\lambda$ is just below 1: it creeps.
+# In the figure after it, the error along one eigenvector of $H$ changes its sign at every step, $1-\alpha\lambda<0$
+# there: the path jumps across the valley. Along the other $1-\alpha\lambda$ is just below 1: it creeps.
 
 # %%
 H = X.T @ X / len(X)
@@ -465,9 +470,9 @@ plots.show(
 # %% [markdown]
 # ## 8 · Random keys
 #
-# JAX's random functions have no hidden state. Each takes a *key* and is an ordinary function of it: the same key, the same
-# numbers. `jax.random.split(key, m)` makes `m` new keys and uses `key` up; `jax.random.fold_in(key, t)` makes the `t`-th of as
-# many as you like and does not, as long as each `t` is used once and nothing else is drawn from `key`.
+# JAX's random functions have no hidden state. Each takes a *key* and is an ordinary function of it: the same key, the
+# same numbers. `jax.random.split(key, m)` makes `m` new keys and uses `key` up; `jax.random.fold_in(key, t)` makes the
+# `t`-th of as many as you like and does not, as long as each `t` is used once and nothing else is drawn from `key`.
 #
 # **Trap 5: a key used twice.** The second draw is the first again, and no error is seen. So: **use a key once**. Split
 # first, draw from the parts. JAX can watch for you: with `debug_key_reuse` it raises an error, and this course's
@@ -493,10 +498,9 @@ assert same[0] == same[1]
 assert split[0] != split[1]
 
 # %% [markdown]
-# What it does to an estimate. The divergence of section 6 is an expectation over $y$ drawn from $p$, so a mean over draws
-# of $\log p_y-\log p'_y=\mathrm{nll}(z',y)-\mathrm{nll}(z,y)$
-# estimates it, and the spread of the draws says how sure we are: the standard error is their standard deviation over
-# $\sqrt M$. `jax.random.categorical` takes logits, not
+# What it does to an estimate. The divergence of section 6 is an expectation over $y$ drawn from $p$, so a mean over
+# draws of $\log p_y-\log p'_y=\mathrm{nll}(z',y)-\mathrm{nll}(z,y)$ estimates it, and the spread of the draws says how
+# sure we are: the standard error is their standard deviation over $\sqrt M$. `jax.random.categorical` takes logits, not
 # probabilities. With one key for all $M$ draws, every draw is the same, and the standard error claims certainty.
 
 
@@ -527,9 +531,9 @@ assert abs(one_key.mean() - exact) > 5 * error
 # %% [markdown]
 # ## 9 · Three checks of yourself
 #
-# Replace `raise NotImplementedError` with your answer, run the cell, then run the check below it. The check calls your function
-# on random inputs beside ours. If the values differ and the mistake is a known one, it says which. A solution is
-# folded up under each.
+# Replace `raise NotImplementedError` with your answer, run the cell, then run the check below it. The check calls your
+# function on random inputs beside ours. If the values differ and the mistake is a known one, it says which. A solution
+# is folded up under each.
 #
 # **One.** The norm of every example's gradient, over all parameters together: which examples pull hardest?
 
@@ -566,9 +570,9 @@ check(gradient_norms, "00.gradient_norms")
 # ```
 # </details>
 #
-# **Two.** The curvature of $f$ along a direction $v$: the number $v^\top Hv$, with $H$ the Hessian of $f$ at $\theta$, not
-# formed. ($v$ need not have length 1, and is not to be shortened. Use derivatives by JAX: a difference quotient has too few
-# digits for the check, and none in 32 bits, which it tries too.)
+# **Two.** The curvature of $f$ along a direction $v$: the number $v^\top Hv$, with $H$ the Hessian of $f$ at $\theta$,
+# not formed. ($v$ need not have length 1, and is not to be shortened. Use derivatives by JAX: a difference quotient has
+# too few digits for the check, and none in 32 bits, which it tries too.)
 
 
 # %%
@@ -598,8 +602,8 @@ check(curvature_along, "00.curvature_along")
 # ```
 # </details>
 #
-# **Three.** The losses along a gradient descent, as one compiled loop: before the first step, after the first, and so on to
-# the last.
+# **Three.** The losses along a gradient descent, as one compiled loop: before the first step, after the first, and so
+# on to the last.
 
 
 # %%
@@ -648,8 +652,8 @@ check(descent_losses, "00.descent_losses")
 # | $y\sim p$ | `jax.random`, one key a draw | KL by sampling |
 # | fast | `jax.jit` | KL |
 #
-# **The traps:** arrays do not change, and a wrong index is no error; 32 bits unless asked; `print` runs while tracing; no `if` on a traced value; a key is
-# used once.
+# **The traps:** arrays do not change, and a wrong index is no error; 32 bits unless asked; `print` runs while tracing;
+# no `if` on a traced value; a key is used once.
 #
 # ### Further reading
 #
@@ -658,5 +662,5 @@ check(descent_losses, "00.descent_losses")
 #
 # **Next:** [unit 01](01_likelihood_score_fisher.ipynb), where these formulas come from.
 #
-# *This notebook is built from* `source/lectures/00_the_jax_you_need.py`. *Change and run it as you like: what you change here
-# stays yours, and the next build of the course overwrites it. To change the course, see* `CONTRIBUTING.md`.
+# *This notebook is built from* `source/lectures/00_the_jax_you_need.py`. *Change and run it as you like: what you
+# change here stays yours, and the next build of the course overwrites it. To change the course, see* `CONTRIBUTING.md`.

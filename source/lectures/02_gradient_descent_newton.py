@@ -19,11 +19,10 @@
 # **You need** unit 01 (likelihoods, $F$, JAX as used there), eigenvectors of symmetric matrices, Taylor's theorem.
 # **Time:** two and a half hours with all the code; what is marked ◇ may be skipped at first.
 #
-# **Notation.** $\theta$: $P$ parameters. $h(\theta)$: the loss. $g=\nabla h$: its gradient. $H=\nabla^2h$: its
-# Hessian, $P\times P$ and symmetric. $\theta_*$: a minimum. $e_k=\theta_k-\theta_*$: the error after $k$ steps.
-# $\alpha$: step size. $\lambda$: damping. $\lambda_i$ with an index: eigenvalues. $A\succ0$: the symmetric matrix $A$
-# is *positive definite*, $v^\top Av>0$ for all $v\ne0$, that is, all its eigenvalues are positive; $A\succeq0$: none
-# is negative.
+# **Notation.** $\theta$: $P$ parameters. $h(\theta)$: the loss. $g=\nabla h$: its gradient. $H=\nabla^2h$: its Hessian,
+# $P\times P$ and symmetric. $\theta_*$: a minimum. $e_k=\theta_k-\theta_*$: the error after $k$ steps. $\alpha$: step
+# size. $\lambda$: damping. $\lambda_i$ with an index: eigenvalues. $A\succ0$: the symmetric matrix $A$ is *positive
+# definite*, $v^\top Av>0$ for all $v\ne0$, that is, all its eigenvalues are positive; $A\succeq0$: none is negative.
 #
 # **The JAX that unit 01 did not use:**
 #
@@ -31,11 +30,11 @@
 # |---|---|
 # | `jax.jvp(f, (x,), (v,))` | $f(x)$ and its derivative along $v$, $\frac{d}{dt}f(x+tv)$ at $t=0$, in one pass |
 # | `jax.vjp(f, x)` | $f(x)$ and a function that maps $u$ to $J^\top u$, with $J$ the Jacobian of $f$ |
-# | `jax.lax.scan(step, start, None, n)` | `n` times `step`: (state, \_) → (state, what to keep); returns the last state and all that was kept |
-# | `jax.lax.while_loop(unfinished, step, start)` | `step` as long as `unfinished(state)`, compiled |
+# | `jax.lax.scan` | `scan(step, start, None, n)`: `n` times (state, \_) → (state, what to keep); returns both |
+# | `jax.lax.while_loop` | `while_loop(unfinished, step, start)`: `step` as long as `unfinished(state)` |
 # | `ravel_pytree(params)` | nested parameters as one vector, and the function that undoes it |
-# | `opt.init`, `opt.update` | an optimizer as optax and `course_lib` have it: gradients and state in, the step and a new state out |
-# | `optax.sgd(alpha)` | gradient descent in this form; `with_extra_args_support` lets it ignore what it does not need |
+# | `opt.init`, `opt.update` | an optimizer as in optax: gradients and state in, step and new state out |
+# | `optax.sgd(alpha)` | gradient descent; `with_extra_args_support` lets it ignore what it does not need |
 
 # %%
 from functools import partial
@@ -56,9 +55,8 @@ COLORS = plots.OKABE_ITO
 # %% [markdown]
 # ## 1 · Gradient descent, and how fast it is
 #
-# For a short step $d$, $h(\theta+d)\approx h(\theta)+g^\top d$. Among all $d$ of one length, $g^\top d$ is smallest
-# for $d$ opposite to $g$ (Cauchy–Schwarz: $g^\top d\ge-\|g\|\|d\|$, with equality there). So step against the
-# gradient:
+# For a short step $d$, $h(\theta+d)\approx h(\theta)+g^\top d$. Among all $d$ of one length, $g^\top d$ is smallest for
+# $d$ opposite to $g$ (Cauchy–Schwarz: $g^\top d\ge-\|g\|\|d\|$, with equality there). So step against the gradient:
 #
 # $$\theta_{k+1}=\theta_k-\alpha\,g(\theta_k). \tag{2.1}$$
 #
@@ -93,8 +91,8 @@ COLORS = plots.OKABE_ITO
 # with equality, at every step.
 #
 # For large $\kappa$, $q^2\approx1-4/\kappa$: one more digit of the loss costs about
-# $\ln(10)\,\kappa/4\approx0.58\,\kappa$ steps. The *flattest* direction sets the pace, at a step size that the
-# steepest one dictates.
+# $\ln(10)\,\kappa/4\approx0.58\,\kappa$ steps. The *flattest* direction sets the pace, at a step size that the steepest
+# one dictates.
 
 
 # %%
@@ -169,7 +167,7 @@ _, h = bowl_path(A, jnp.array([1.0, 1.0]), 2 / (1 + 1 / kappa))
 assert jnp.allclose(h[1:] / h[:-1], q**2, rtol=1e-10)
 to_digit = np.log(10) / -np.log(q**2)  # steps for a factor of ten
 print(
-    f"κ = {kappa}: {to_digit:.1f} steps a digit; 0.58 κ = {0.58 * kappa:.1f}"
+    f"κ = {kappa}: {to_digit:.1f} steps a digit, {0.58 * kappa:.1f} by 0.58 κ"
 )
 assert abs(to_digit / kappa - 0.58) < 0.01
 
@@ -177,9 +175,8 @@ assert abs(to_digit / kappa - 0.58) < 0.01
 # **Drag the sliders.** The bowl is $h=\frac12(\theta_1^2+\theta_2^2/\kappa)$, so $L=1$ and $\mu=1/\kappa$; both start
 # at $(1,1)$. Raise the step size from left to right. Below 1, $\theta_1$ shrinks without changing sign. Between 1 and
 # 2 it jumps across the valley. Beyond $2/L=2$ it runs away, whatever $\kappa$ is. Then find, for each $\kappa$, the
-# step size with the steepest line in the second panel; the readout tells what (2.2) says.
-#
-# The next three cells compute the figure and lay it out; you may skip to it.
+# step size with the steepest line in the second panel; the readout tells what (2.2) says. The next cells compute the
+# figure and lay it out; you may skip to it.
 
 # %%
 from course_lib.explorables import (
@@ -202,6 +199,7 @@ rates = np.maximum(abs(1 - alp), abs(1 - alp / kap))[..., 0] ** 2
 # %%
 angle = np.linspace(0, 2 * np.pi, 61)
 size = np.sqrt(1 + 1 / kap)  # the level of the start
+level = size * np.cos(angle), size * np.sqrt(kap) * np.sin(angle)
 path = Panel(
     "The path, from (1, 1)",
     "θ₁, curvature L = 1",
@@ -211,16 +209,13 @@ path = Panel(
     items=[
         Curve("path", one, two),
         Points("steps", one, two, color="vermillion", marker="diamond"),
-        Curve(
-            "level",
-            size * np.cos(angle),
-            size * np.sqrt(kap) * np.sin(angle),
-            dash=(1, 1.2),
-        ),
+        Curve("level", *level, dash=(1, 1.2)),
     ],
     alt="Gradient descent from the point (1, 1) in a bowl that is wide along "
     "θ₂: the path zigzags across the valley while θ₂ shrinks slowly.",
 )
+
+# %%
 values = Panel(
     "The loss",
     "steps",
@@ -258,10 +253,9 @@ explorable(
 #
 # $$x_{k+1}=x_k-\frac{f'(x_k)}{f''(x_k)}. \tag{2.3}$$
 #
-# It is not $f/f'$: that is the same idea for a root of $f$ itself, and the minimum of $f$ need not be a root. Units
-# help to remember it. If $x$ is in metres and $f$ in nats, $f'$ is in nats/m and $f''$ in nats/m²; their quotient is
-# in metres, as a step must be. The step $\alpha f'$ of gradient descent is in metres only because $\alpha$ carries
-# m²/nat: a guess at $1/f''$.
+# It is not $f/f'$: that looks for a root of $f$ itself. Units help to remember it. If $x$ is in metres and $f$ in nats,
+# $f'$ is in nats/m and $f''$ in nats/m²; their quotient is in metres, as a step must be. The step $\alpha f'$ of
+# gradient descent is in metres only because $\alpha$ carries m²/nat: a guess at $1/f''$.
 #
 # **Why it is fast.** Let $x_*$ be a root of $f'$, let $f$ have three continuous derivatives, and $f''(x_*)\ne0$.
 # Taylor's theorem for $f'$, from $x_k$ to $x_*$, with $e_k=x_k-x_*$ and some $\xi$ between the two, says
@@ -338,21 +332,18 @@ assert jnp.allclose(newton_1d(lambda x: x**4, 0.9), 0.6)
 #
 # $$\varepsilon_*=-H^{-1}g . \tag{2.6}$$
 #
-# Is that a minimum of $m$? Put $\varepsilon=\varepsilon_*+u$ and multiply out; the terms linear in $u$ cancel,
-# because $g+H\varepsilon_*=0$:
+# Is that a minimum of $m$? Put $\varepsilon=\varepsilon_*+u$; the terms linear in $u$ cancel, as $g+H\varepsilon_*=0$:
 #
 # $$m(\varepsilon_*+u)=m(\varepsilon_*)+\tfrac12\,u^\top Hu .$$
 #
 # So $\varepsilon_*$ is *the* minimum if $H\succ0$. If $H$ has a negative eigenvalue, $m$ has no minimum at all, and
 # $\varepsilon_*$ is a saddle of $m$, or a maximum. Section 4 deals with that.
 #
-# If $H\succ0$ the step leads downhill: $g^\top\varepsilon_*=-g^\top H^{-1}g<0$ for $g\ne0$. Along each
-# eigenvector the step is $-v_i^\top g/\lambda_i$, divided by its own $\lambda_i$; gradient descent has one $\alpha$
-# for all.
-# That is what Newton's method knows.
+# If $H\succ0$ the step leads downhill: $g^\top\varepsilon_*=-g^\top H^{-1}g<0$ for $g\ne0$. Along each eigenvector the
+# step is $-v_i^\top g/\lambda_i$, divided by its own $\lambda_i$; gradient descent has one $\alpha$ for all. That is
+# what Newton's method knows.
 #
-# For code: *solve* $H\varepsilon=-g$, do not form $H^{-1}$. It costs less, and section 7 shows that it is more
-# precise.
+# For code: *solve* $H\varepsilon=-g$, do not form $H^{-1}$. It costs less, and is more precise (section 7).
 #
 # The example has its minimum in closed form: $h=e^{x+3y}+e^{x-3y}+e^{-x}$. $\partial_yh=0$ gives $y=0$, then
 # $\partial_xh=2e^x-e^{-x}=0$ gives $x=-\frac12\log2$.
@@ -379,7 +370,7 @@ assert np.abs(newton_step(three_exps, minimum)[1]).max() < 1e-14
 # exactly $\frac12u^\top Hu$? And on a quadratic loss, where the model is the loss, one step must be enough, whatever
 # $\kappa$.
 
-# %% tags=["claim:M-quad", "claim:SL-newtonn"]
+# %% tags=["claim:M-quad"]
 theta = jnp.array([0.4, 0.5])
 best, g, H = (np.asarray(a) for a in newton_step(three_exps, theta))
 U = rng.normal(size=(1000, 2))
@@ -392,6 +383,13 @@ def model(d):  # without h(θ), which is the same for all d
 rise = model(best + U) - model(best)
 assert (rise > 0).all()
 assert np.allclose(rise, 0.5 * np.sum(U @ H * U, axis=1), atol=1e-10)
+verdict(
+    "M-quad",
+    "holds",
+    f"the model is higher at all 1000 points, least by {rise.min():.1e}",
+)
+
+# %% tags=["claim:SL-newtonn"]
 left = []
 for kappa in (10, 1e3, 1e5):
     A, start = np.asarray(random_bowl(rng, kappa)), rng.normal(size=5)
@@ -399,18 +397,13 @@ for kappa in (10, 1e3, 1e5):
     left.append(np.linalg.norm(after) / np.linalg.norm(start))
 assert all(e < 1e-9 for e in left)  # κ times 1e-16, with room
 verdict("SL-newtonn", "holds", f"one step left {max(left):.0e} of the error")
-verdict(
-    "M-quad",
-    "holds",
-    f"the model is higher at all 1000 points, least by {rise.min():.1e}",
-)
 
 # %% [markdown]
 # **Quadratic convergence again.** Let $H(\theta_*)\succ0$, and let the Hessian be *Lipschitz* near $\theta_*$:
 # $\|H(\theta)-H(\theta')\|\le M\|\theta-\theta'\|$ (spectral norm on the left; it is so if the third derivatives are
 # bounded). Then all eigenvalues of $H$ near $\theta_*$ are above half the smallest of $H(\theta_*)$, so
-# $\|H(\theta)^{-1}\|\le2\|H(\theta_*)^{-1}\|$. By the fundamental theorem of calculus, along the segment from $\theta_*$
-# to $\theta_k$, and with $g(\theta_*)=0$,
+# $\|H(\theta)^{-1}\|\le2\|H(\theta_*)^{-1}\|$. By the fundamental theorem of calculus, along the segment from
+# $\theta_*$ to $\theta_k$, and with $g(\theta_*)=0$,
 #
 # $$g(\theta_k)=\int_0^1H(\theta_*+te_k)\,e_k\,dt .$$
 #
@@ -422,9 +415,8 @@ verdict(
 #
 # because the two points are $(1-t)\|e_k\|$ apart. No step size, and no linear term: but "near $\theta_*$" again.
 #
-# From here on we take the step from `course_lib`. `newton()` is an optimizer in optax's form. Besides the gradient it
-# is given the loss and the batch, because it differentiates the loss again. `descend` runs any such optimizer and
-# keeps the path; optax's own optimizers ignore the extra arguments.
+# From here on we take the step from `course_lib`. `newton()` is an optimizer in optax's form. It is given the loss and
+# the batch too, because it differentiates the loss again. `descend` runs any such optimizer and keeps the path.
 
 # %%
 from course_lib.optimizers.newton import Status, cg, newton
@@ -443,9 +435,8 @@ def descend(opt, loss, start, num_steps, batch=None):
         theta = optax.apply_updates(theta, move)
         return (theta, state), (theta, state)
 
-    _, (path, states) = jax.lax.scan(
-        step, (start, opt.init(start)), None, num_steps
-    )
+    begin = start, opt.init(start)
+    _, (path, states) = jax.lax.scan(step, begin, None, num_steps)
     together = jax.tree.map(lambda a, b: jnp.r_[a[None], b], start, path)
     return together, states
 
@@ -469,9 +460,8 @@ gd = optax.with_extra_args_support(optax.sgd(0.05))
 
 
 def pairs(opt, num_steps):
-    paths = jax.vmap(lambda s: descend(opt, three_exps, s, num_steps)[0])(
-        starts
-    )
+    run = jax.vmap(lambda s: descend(opt, three_exps, s, num_steps)[0])
+    paths = run(starts)
     e = np.linalg.norm(paths - minimum, axis=2)
     before, after = e[:, :-1].ravel(), e[:, 1:].ravel()
     keep = (before < 0.3) & (after > 1e-13)
@@ -523,6 +513,7 @@ def saddle(theta, batch=None):
     return 0.5 * x**2 + 0.25 * y**4 - 0.5 * y**2
 
 
+# %%
 gd = optax.with_extra_args_support(optax.sgd(0.2))
 grid = jnp.linspace(-1.2, 1.2, 48)  # 48 starts; none at 0
 starts = jnp.stack([jnp.full(48, 0.8), grid], axis=1)
@@ -552,8 +543,7 @@ assert share >= inside.mean()
 # This minimises $m(d)+\frac\lambda2\|d\|^2$: it pays for length. If $\lambda$ is larger than minus the most negative
 # eigenvalue, $H+\lambda I\succ0$ and the step goes downhill, by the argument of section 3. As $\lambda\to\infty$ it
 # becomes $-g/\lambda$, a short step of gradient descent; at $\lambda=0$ it is Newton's. Adding $\lambda$ *after*
-# inverting, $H^{-1}+\lambda I$, is another thing: it adds a gradient step of size $\lambda$ and leaves the $H^{-1}$
-# that was dangerous.
+# inverting, $H^{-1}+\lambda I$, adds a gradient step of size $\lambda$ and leaves the $H^{-1}$ that was dangerous.
 #
 # The price: near a minimum $H(\theta_k)e_k\approx g$, so
 # $e_{k+1}\approx\big(I-(H+\lambda I)^{-1}H\big)e_k=\lambda\,(H+\lambda I)^{-1}e_k$. Along an eigenvector the factor
@@ -608,8 +598,7 @@ plots.show(
 #
 # Even where $H\succ0$ everywhere, Newton's step can be far too long. $f=\log\cosh x$ is convex, $f'=\tanh x$,
 # $f''=1/\cosh^2x$: flat far from 0. The step is $x\leftarrow x-\sinh x\cosh x=x-\frac12\sinh2x$. It overshoots to a
-# larger $|x|$ as soon as $\frac12\sinh2|x|>2|x|$, that is beyond $|x|\approx1.09$; there the tangent of $f'$ is so
-# flat that it meets zero on the far side.
+# larger $|x|$ as soon as $\frac12\sinh2|x|>2|x|$, that is beyond $|x|\approx1.09$.
 #
 # The direction is right; only the length is not. So keep $d$ and shorten it: try $t=1,\frac12,\frac14,\dots$ until
 #
@@ -750,8 +739,7 @@ for radius in (0.25, 0.5, 1.0, 2.0):
 #
 # ## 5 · Without the matrix
 #
-# With $P=10^6$ parameters $H$ has $10^{12}$ entries. It can be neither stored nor solved with. But both can be
-# avoided.
+# With $P=10^6$ parameters $H$ has $10^{12}$ entries, too many to store or to solve with. Both can be avoided.
 #
 # ### A product with $H$
 #
@@ -819,7 +807,7 @@ assert terabytes == 2.0
 #    by step 2, to the other because $r$ was and $Ap$ is. So $\beta=\frac{r'^\top r'}{r^\top r}$.
 #
 # We asked only that $p'$ be conjugate to the *last* direction. That it is conjugate to *all* earlier ones, and $r'$
-# orthogonal to all earlier residuals, needs an induction that we skip (Nocedal and Wright, theorem 5.3). The next cell
+# orthogonal to all earlier residuals, needs an induction that we skip (Nocedal and Wright, theorem 5.3); the next cell
 # measures it.
 
 
@@ -839,6 +827,7 @@ def conjugate_gradients(A, b, num_steps):
     return jax.lax.scan(step, (jnp.zeros_like(b), b, b), None, num_steps)[1]
 
 
+# %%
 A, b = random_bowl(rng, 100, size=40), jnp.asarray(rng.normal(size=40))
 exact = np.linalg.solve(A, b)
 xs, ps = conjugate_gradients(A, b, 30)
@@ -878,6 +867,7 @@ gd_error = a_norm(gd_path[1:31]) / a_norm(exact)
 assert (cg_error <= bound).all()
 assert cg_error[-1] < 0.01 * gd_error[-1]
 
+# %%
 few = np.repeat([0.01, 0.1, 0.3, 0.7, 1.0], 8)  # five different ones
 Q, _ = np.linalg.qr(rng.normal(size=(40, 40)))
 five = Q * few @ Q.T
@@ -919,17 +909,19 @@ print(f"from {start} CG-Newton steps to {np.round(away[1], 3)}")
 # %% [markdown]
 # ### ◇ Hessian-free: CG on the damped Gauss–Newton matrix
 #
-# For a network $H$ is usually indefinite (as the five below are at their start), and CG on it would stop. Martens (2010) replaces it.
-# Let $z=f(x;\theta)$ with Jacobian $J$ and $L(y,z)$ the loss of an output, with gradient $\nabla_zL$ and Hessian
-# $H_L$ in $z$. The chain rule, twice:
+# For a network $H$ is usually indefinite (as the five below are at their start), and CG on it would stop. Martens
+# (2010) replaces it. Let $z=f(x;\theta)$ with Jacobian $J$ and $L(y,z)$ the loss of an output, with gradient
+# $\nabla_zL$ and Hessian $H_L$ in $z$. The chain rule, twice:
 #
-# $$H=\underbrace{\tfrac1n\textstyle\sum J^\top H_L\,J}_{G}\;+\;\tfrac1n\textstyle\sum\sum_j(\nabla_zL)_j\,\nabla_\theta^2z_j .$$
+# $$H=\underbrace{\tfrac1n\textstyle\sum J^\top H_L\,J}_{G}\;+\;
+# \tfrac1n\textstyle\sum\sum_j(\nabla_zL)_j\,\nabla_\theta^2z_j .$$
 #
 # $G$ is the *(generalised) Gauss–Newton matrix*. It is what would be left if $f$ were linear in $\theta$. If $L$ is
 # convex in $z$, as the three of unit 01 are, $v^\top Gv=\frac1n\sum(Jv)^\top H_L(Jv)\ge0$. It may be singular, so it
 # is damped:
 #
-# $$d=-(G+\lambda I)^{-1}g ,\quad\text{solved by CG with products } Gv=\tfrac1n\textstyle\sum J^\top\big(H_L\,(Jv)\big). \tag{2.16}$$
+# $$d=-(G+\lambda I)^{-1}g ,\quad\text{solved by CG with products }
+# Gv=\tfrac1n\textstyle\sum J^\top\big(H_L\,(Jv)\big). \tag{2.16}$$
 #
 # $Jv$ is a `jvp`, $J^\top u$ a `vjp`: again nothing is formed. (For these losses $G=F$, which unit 03 shows.)
 #
@@ -949,6 +941,7 @@ x, y = data.breast_cancer().train
 batch = (x, y[:, None])
 
 
+# %%
 def net(params, x):
     hidden = jnp.tanh(x @ params["W"] + params["b"])
     return hidden @ params["v"][:, None] + params["c"]
@@ -976,10 +969,7 @@ def gv(params, v):
 
 
 root = jax.random.key(0)
-params, v = (
-    init(jax.random.fold_in(root, 0)),
-    init(jax.random.fold_in(root, 9)),
-)
+params, v = (init(jax.random.fold_in(root, i)) for i in (0, 9))
 ours = ravel_pytree(gv(params, v))[0]
 G = gauss_newton(tumours, params, batch)
 assert jnp.allclose(ours, G @ ravel_pytree(v)[0], atol=1e-12)
@@ -994,17 +984,15 @@ assert jnp.allclose(ours, ravel_pytree(theirs)[0], atol=1e-12)
 # %%
 DAMPING = 1e-2
 solver = partial(cg, max_iters=300, tol=1e-10)
-free = newton(
-    damping=DAMPING, solver=solver, matvec=partial(gauss_newton_vp, tumours)
-)
+matvec = partial(gauss_newton_vp, tumours)
+free = newton(damping=DAMPING, solver=solver, matvec=matvec)
 
 
 @jax.jit
 def free_step(params):
     g = jax.grad(tumours.loss)(params, batch)
-    d, state = free.update(
-        g, free.init(params), params, loss=tumours.loss, batch=batch
-    )
+    words = {"loss": tumours.loss, "batch": batch}
+    d, state = free.update(g, free.init(params), params, **words)
     return ravel_pytree(g)[0], ravel_pytree(d)[0], state.solve.iterations
 
 
@@ -1033,12 +1021,8 @@ assert (lowest[:, 1] > -1e-12).all()
 @partial(jax.vmap, in_axes=(None, 0))  # over the settings
 def losses(seed, setting):
     rate, damping = setting
-    opt = newton(
-        rate,
-        damping,
-        partial(cg, max_iters=300, tol=1e-3),
-        partial(gauss_newton_vp, tumours),
-    )
+    rough = partial(cg, max_iters=300, tol=1e-3)
+    opt = newton(rate, damping, rough, partial(gauss_newton_vp, tumours))
     params = init(jax.random.fold_in(root, seed))
     path, _ = descend(opt, tumours.loss, params, 15, batch)
     return jax.vmap(tumours.loss, (0, None))(path, batch)
@@ -1077,13 +1061,13 @@ verdict(
 )
 
 # %% [markdown]
-# Martens (2020, §10) says that damped steps "can be applied with a step-size of 1", and "make a lot more progress"
-# than undamped ones, which need a carefully chosen step size. The first is so here: full steps work with damping, and
+# Martens (2020, §10) says that damped steps "can be applied with a step-size of 1", and "make a lot more progress" than
+# undamped ones, which need a carefully chosen step size. The first is so here: full steps work with damping, and
 # without it they throw every network out. "A lot more" is not: both $\lambda=10^{-2}$ and $\alpha=0.3$ were chosen by
-# looking at these seeds, and the undamped loss is higher by a factor of less than 3, in the median. With 0.4 or 0.5
-# it is lower than the damped one on some seeds, and much higher on others. A smaller damping, $3\cdot10^{-3}$, is
-# better on most seeds and throws one network out. What is missing to both is a rule that adapts: Martens raises and
-# lowers $\lambda$ as he goes.
+# looking at these seeds, and the undamped loss is higher by a factor of less than 3, in the median. With 0.4 or 0.5 it
+# is lower than the damped one on some seeds, and much higher on others. A smaller damping, $3\cdot10^{-3}$, is better
+# on most seeds and throws one network out. What both lack is a rule that adapts, as Martens' raises and lowers
+# $\lambda$.
 #
 # ## 6 · On real data: gradient descent, Newton, Newton-CG
 #
@@ -1135,6 +1119,7 @@ METHODS = {
 slope_of = jax.grad(penalised)
 
 
+# %%
 @partial(jax.jit, static_argnames="method")
 def minimise(method, alpha, start, batch, limit):
     """The first θ with ‖g‖ <= 1e-6, or the last, and the number of steps."""
@@ -1179,12 +1164,12 @@ H = np.linalg.eigvalsh(curvature(zero, splits[0]))
 assert np.allclose(H[-1], 1 / safe_rates[0], rtol=1e-10)
 
 # %% [markdown]
-# The curvature at the start is that of the bound, and far larger than at the minimum: at the minimum most tumours are
-# classified with near certainty, and $\sigma(1-\sigma)$ is near 0. That is why the safe step is so short.
+# The curvature at the start is that of the bound, and far larger than at the minimum: there most tumours are classified
+# with near certainty, and $\sigma(1-\sigma)$ is near 0. That is why the safe step is so short.
 #
-# Now steps and seconds. JAX returns before the work is done, so a clock has to wait with `block_until_ready`; a
-# first call, of no step, compiles and is not counted; the time of a split is the median of three runs. Seconds depend on the
-# machine and on what else it does: they are shown, and nothing rests on them.
+# Now steps and seconds. JAX returns before the work is done, so a clock has to wait with `block_until_ready`; a first
+# call, of no step, compiles and is not counted; the time of a split is the median of three runs. Nothing rests on the
+# seconds: they depend on the machine.
 
 # %%
 from time import perf_counter
@@ -1261,6 +1246,7 @@ def norms(method, num_steps, alpha, batch):
     return jax.lax.scan(step, begin, None, num_steps)[1]
 
 
+# %%
 lengths = (23_000, 701, 12, 12)
 records = {}
 for (name, (method, alphas, _)), n in zip(WAYS.items(), lengths, strict=True):
@@ -1281,6 +1267,8 @@ slow_pace = np.log(r[:, 22_000] / r[:, 20_000]) / (2000 * np.log(slow))
 print(f"the safe step, over 1 - μ/L: {slow_pace.round(2)}")
 assert (abs(slow_pace - 1) < 0.3).all()
 assert 1 / (1 - slow).max() > 3000
+
+# %%
 r = records["Newton"]
 print("Newton's ‖g‖ on split 0:", " ".join(f"{v:.0e}" for v in r[0, :11]))
 order = [np.polyfit(*np.log([a[7:9], a[8:10]]), 1)[0] for a in r]
@@ -1333,29 +1321,25 @@ for method in ("newton", "searched"):
     assert (ok.mean() < 0.2) == (method == "newton")
 
 # %% [markdown]
-# Newton's method by itself is no method for such starts: it is the last ten steps of one. The line search makes it
-# one.
+# Newton's method by itself is no method for such starts: it is the last ten steps of one. The line search makes it one.
 #
 # **Was it worth it?** The tumours' labels do not ask for $\|g\|=10^{-6}$. How many validation tumours get another
 # class at the minimum than after three hundred safe gradient steps?
 
+
 # %%
-rough = jax.jit(
-    lambda alpha, given: gradient_descent(
-        partial(penalised, batch=given), zero, alpha, 300
-    )[-1]
-)
+@jax.jit
+def rough(alpha, given):
+    loss = partial(penalised, batch=given)
+    return gradient_descent(loss, zero, alpha, 300)[-1]
+
+
 changed = []
 for seed in range(5):
     x_val = np.asarray(data.breast_cancer(seed).validation[0])
-    classes = [
-        t[0] + x_val @ t[1:] > 0
-        for t in map(
-            np.asarray,
-            (rough(safe_rates[seed], splits[seed]), minima["Newton"][seed]),
-        )
-    ]
-    changed.append(int(np.sum(classes[0] != classes[1])))
+    both = rough(safe_rates[seed], splits[seed]), minima["Newton"][seed]
+    a, b = (t[0] + x_val @ t[1:] > 0 for t in map(np.asarray, both))
+    changed.append(int(np.sum(a != b)))
 print(f"of {len(x_val)} validation tumours change class: {changed}")
 assert max(changed) <= 6
 
@@ -1430,9 +1414,9 @@ assert h[60] > 1
 assert states.skipped[-1] > 0
 
 # %% [markdown]
-# After the thirtieth step, sooner or later, one solve with such an $H$ throws $\theta$ away. From there no finite
-# step is found, and `newton` leaves every further one out: it counts them in `state.skipped`. Look at the weights
-# before you believe that a small loss is a minimum.
+# After the thirtieth step, sooner or later, one solve with such an $H$ throws $\theta$ away. From there no finite step
+# is found: `newton` leaves every further one out, and counts them in `state.skipped`. Look at the weights before you
+# believe that a small loss is a minimum.
 #
 # ## 8 · Change the code
 #
@@ -1496,7 +1480,8 @@ _ = interact(draw_newton, start=start_slider)
 # double $\lambda$.
 # </details>
 #
-# <details><summary>2. You measure every parameter in another unit, $\theta=S\varphi$ with an invertible matrix $S$. What happens to the two paths?</summary>
+# <details><summary>2. You measure every parameter in another unit, $\theta=S\varphi$ with an invertible matrix $S$.
+# What happens to the two paths?</summary>
 #
 # In $\varphi$ the gradient is $S^\top g$ and the Hessian $S^\top HS$. Newton's step is $-S^{-1}H^{-1}g$, the same
 # step in other words: the same path. The gradient step is $-\alpha S^\top g$, which in $\theta$ is
@@ -1514,7 +1499,8 @@ _ = interact(draw_newton, start=start_slider)
 # curvature.
 # </details>
 #
-# <details><summary>5. CG on a system of 10,000 unknowns is done to $10^{-10}$ after 12 products. What do you conclude about the matrix?</summary>
+# <details><summary>5. CG on a system of 10,000 unknowns is done to $10^{-10}$ after 12 products. What do you conclude
+# about the matrix?</summary>
 #
 # By (2.14), that its eigenvalues, or those that $b$ has a part in, lie in a few tight clusters, or that $\kappa$ is
 # small.
@@ -1537,10 +1523,8 @@ _ = interact(draw_newton, start=start_slider)
 # - J. Shewchuk, *An Introduction to the Conjugate Gradient Method Without the Agonizing Pain*, 1994.
 #
 # **Next:** the exercises,
-# [exercises/02_gradient_descent_newton](../exercises/02_gradient_descent_newton/02_gradient_descent_newton.ipynb).
-# Unit 03 asks which length a step should have in the first place, and finds the Fisher information in the place of
-# $H$.
+# [exercises/02_gradient_descent_newton](../exercises/02_gradient_descent_newton/02_gradient_descent_newton.ipynb). Unit
+# 03 asks which length a step should have in the first place, and finds the Fisher information in the place of $H$.
 #
-# *This notebook is built from* `source/lectures/02_gradient_descent_newton.py`. *Change and run it as you like: what
-# you change here stays yours, and the next build of the course overwrites it. To change the course, see*
+# *This notebook is built from* `source/lectures/02_gradient_descent_newton.py`. *To change the course, see*
 # `CONTRIBUTING.md`.

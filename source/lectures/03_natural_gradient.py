@@ -21,9 +21,9 @@
 # hours with all the code; what is marked ◇ may be skipped at first. The exercises take as long again.
 #
 # **Notation**, beside that of unit 01. $h(\theta)$: the mean loss, $g=\nabla h$. $d$: a step. $\alpha$: learning rate,
-# $\lambda$: damping (and Lagrange's multiplier in sections 1 and 2). $\|d\|_A=\sqrt{d^\top A\,d}$ for a symmetric *positive definite* matrix $A$: one with
-# $d^\top Ad>0$ for every $d\ne0$. $G$: the Gauss–Newton matrix. *The slides* are M. Straka, *Optimization of deep
-# neural networks* (2023); *Martens* is the first entry of the further reading.
+# $\lambda$: damping (and Lagrange's multiplier in sections 1 and 2). $\|d\|_A=\sqrt{d^\top A\,d}$ for a symmetric
+# *positive definite* $A$: $d^\top Ad>0$ for every $d\ne0$. $G$: the Gauss–Newton matrix. *The slides* are M. Straka,
+# *Optimization of deep neural networks* (2023); *Martens* is the first entry of the further reading.
 #
 # **The JAX used here**, beside that of unit 01:
 #
@@ -58,9 +58,9 @@ COLORS = plots.OKABE_ITO
 # that makes $h$ smallest.
 #
 # **The Euclidean ball** $\|d\|\le\varepsilon$. Keep the linear term and put the constraint in with a multiplier
-# $\lambda\ge0$ (the slides' derivation): $\mathcal L(d)=h+g^\top d+\lambda(d^\top d-\varepsilon^2)$. Where $\mathcal L$ is
-# stationary, $0=g+2\lambda d$, so $d=-\frac1{2\lambda}g$. A linear function with $g\ne0$ has no minimum inside a ball, so the
-# constraint holds with equality: $\frac1{2\lambda}\|g\|=\varepsilon$. Hence
+# $\lambda\ge0$ (the slides' derivation): $\mathcal L(d)=h+g^\top d+\lambda(d^\top d-\varepsilon^2)$. Where $\mathcal L$
+# is stationary, $0=g+2\lambda d$, so $d=-\frac1{2\lambda}g$. A linear function with $g\ne0$ has no minimum inside a
+# ball, so the constraint holds with equality: $\frac1{2\lambda}\|g\|=\varepsilon$. Hence
 #
 # $$d=-\varepsilon\,\frac{g}{\|g\|},\qquad \lambda=\frac{\|g\|}{2\varepsilon}. \tag{3.1}$$
 #
@@ -84,9 +84,9 @@ COLORS = plots.OKABE_ITO
 #
 # $$\|u_\varepsilon-u\|_A^2\le 2-2\,u^\top A\,u_\varepsilon\le\frac{4C\varepsilon}{\|g\|_{A^{-1}}}\to0 .$$
 #
-# So $\lim_{\varepsilon\to0}\frac1\varepsilon\arg\min_{\|d\|_A\le\varepsilon}h(\theta+d)=-A^{-1}g/\|g\|_{A^{-1}}$. Martens
-# (§6) quotes this from Arnold et al. for positive *semi*-definite $A$; as it stands it needs $A^{-1}$, so positive
-# definite.
+# So $\lim_{\varepsilon\to0}\frac1\varepsilon\arg\min_{\|d\|_A\le\varepsilon}h(\theta+d)=-A^{-1}g/\|g\|_{A^{-1}}$.
+# Martens (§6) quotes this from Arnold et al. for positive *semi*-definite $A$; as it stands it needs $A^{-1}$, so
+# positive definite.
 #
 # **Our example, for five sections.** The model is a Normal, $\theta=(\mu,s)$ with $s=\log\sigma$. The data have mean
 # $m=1.5$ and variance $v=0.25$. Averaging $-\log\mathcal N(y;\mu,\sigma^2)$ over them gives
@@ -128,6 +128,7 @@ def search(reach, eps):
     return steps[best]
 
 
+# %%
 def reach_of_norm(A):
     """How far the ball ‖d‖_A <= eps goes along each ray."""
 
@@ -164,9 +165,8 @@ print("gap, Euclidean ", np.round(euclid, 4))
 print("gap, a tilted A", np.round(other, 4))
 
 # %% [markdown]
-# The gap should go to zero. The bound above promises $\sqrt\varepsilon$; the measured slope is 1, because here the best
-# point of the ball moves smoothly with $\varepsilon$. And the wrong direction, $-g/\|g\|$ scaled to the tilted ball,
-# must not fit.
+# The bound above promises a gap of $\sqrt\varepsilon$; the measured slope is 1, because here the best point of the ball
+# moves smoothly with $\varepsilon$. And the wrong direction, $-g/\|g\|$ scaled to the tilted ball, must not fit.
 
 # %% tags=["claim:SL-steep", "claim:M-steepE", "claim:M-arnold"]
 wrong = -g / np.sqrt(g @ tilted @ g)
@@ -194,36 +194,36 @@ verdict(
 #
 # $$\mathrm{KL}(\theta+d\,\|\,\theta)=\tfrac12\,d^\top F\,d+O(\|d\|^3)=\|d\|^2_{F/2}+O(\|d\|^3).$$
 #
-# A divergence is the *square* of a length. So the ball of radius $\varepsilon$ is $\mathrm{KL}\le\varepsilon^2$, and up to
-# the third order it is $\|d\|_A\le\varepsilon$ with $A=\frac12F$. Then $A^{-1}=2F^{-1}$ and
+# A divergence is the *square* of a length. So the ball of radius $\varepsilon$ is $\mathrm{KL}\le\varepsilon^2$, and up
+# to the third order it is $\|d\|_A\le\varepsilon$ with $A=\frac12F$. Then $A^{-1}=2F^{-1}$ and
 # $\|g\|_{A^{-1}}=\sqrt2\,\|g\|_{F^{-1}}$, and (3.2) says
 #
 # $$\lim_{\varepsilon\to0}\frac1\varepsilon\arg\min_{d:\;\mathrm{KL}\le\varepsilon^2}h(\theta+d)
 # =-\frac{2F^{-1}g}{\sqrt2\,\|g\|_{F^{-1}}}=-\sqrt2\,\frac{F^{-1}g}{\|g\|_{F^{-1}}} . \tag{3.3}$$
 #
 # The third-order term does not spoil the limit: it changes how far the ball reaches along a ray by a factor
-# $1+O(\varepsilon)$. So lengths that were at most 1 in section 1 are at most $1+O(\varepsilon)$, and $g^\top d$ changes by
-# $O(\varepsilon^2)$: the same argument holds with a larger $C$. Two conditions: $F$ is invertible, and only $d$ near 0
-# count. (Exchange two hidden units of a network: far away in $\theta$, and KL is 0.)
+# $1+O(\varepsilon)$. So lengths that were at most 1 in section 1 are at most $1+O(\varepsilon)$, and $g^\top d$ changes
+# by $O(\varepsilon^2)$: the same argument holds with a larger $C$. Two conditions: $F$ is invertible, and only $d$ near
+# 0 count. (Exchange two hidden units of a network: far away in $\theta$, KL is 0.)
 #
 # $F^{-1}\nabla h$ is the **natural gradient** (Amari 1998), written $\tilde\nabla h$. Natural gradient descent is
 #
 # $$\theta\leftarrow\theta-\alpha\,F(\theta)^{-1}\nabla h(\theta). \tag{3.4}$$
 #
-# **By the multiplier** (the slides, whose ball is $\mathrm{KL}(\theta\|\theta+d)\le\epsilon$). With $\frac12d^\top Fd$ for
-# the divergence and a budget $c$ of nats,
-# $\mathcal L(d)=h+g^\top d+\lambda\big(\frac12d^\top Fd-c\big)$. Stationary: $0=g+\lambda Fd$, so $d=-\frac1\lambda F^{-1}g$. The
-# constraint: $\frac1{2\lambda^2}\|g\|^2_{F^{-1}}=c$. So
+# **By the multiplier** (the slides, whose ball is $\mathrm{KL}(\theta\|\theta+d)\le\epsilon$). With $\frac12d^\top Fd$
+# for the divergence and a budget $c$ of nats, $\mathcal L(d)=h+g^\top d+\lambda\big(\frac12d^\top Fd-c\big)$.
+# Stationary: $0=g+\lambda Fd$, so $d=-\frac1\lambda F^{-1}g$. The constraint: $\frac1{2\lambda^2}\|g\|^2_{F^{-1}}=c$.
+# So
 #
 # $$d=-\frac1\lambda F^{-1}g,\qquad\lambda=\frac{\|g\|_{F^{-1}}}{\sqrt{2c}} . \tag{3.5}$$
 #
 # The learning rate $\alpha$ *is* $1/\lambda$: a fixed budget of nats is a rate that grows as the gradient shrinks. And
-# $\lambda$ is a price. The best loss with budget $c$ is $h-\sqrt{2c}\,\|g\|_{F^{-1}}$ to first order, and its derivative
-# in $c$ is $-\|g\|_{F^{-1}}/\sqrt{2c}=-\lambda$: what one more nat would save.
+# $\lambda$ is a price. The best loss with budget $c$ is $h-\sqrt{2c}\,\|g\|_{F^{-1}}$ to first order, and its
+# derivative in $c$ is $-\|g\|_{F^{-1}}/\sqrt{2c}=-\lambda$: what one more nat would save.
 #
-# **Where does $\sqrt2$ belong?** To the ball $\mathrm{KL}\le\varepsilon^2$, divided by $\varepsilon$. So Martens has it, and
-# he is right. For the ball $\|d\|_F\le\varepsilon$, that is $2\,\mathrm{KL}\le\varepsilon^2$, it would be absent. To the
-# slides' ball, without a square, (3.5) fits with $c=\epsilon$; divided by $\epsilon$ that step has no limit, it grows as
+# **Where does $\sqrt2$ belong?** To the ball $\mathrm{KL}\le\varepsilon^2$, divided by $\varepsilon$: so Martens has
+# it, rightly. For the ball $\|d\|_F\le\varepsilon$, that is $2\,\mathrm{KL}\le\varepsilon^2$, it would be absent. To
+# the slides' ball, without a square, (3.5) fits with $c=\epsilon$; divided by $\epsilon$ that step grows as
 # $\epsilon^{-1/2}$. The direction is the same in all of them.
 #
 # **By hand.** For two Normals the divergence follows as in unit 01:
@@ -259,10 +259,8 @@ def reach_of_kl(divergence):
         for _ in range(50):
             middle = (low + high) / 2
             inside = divergence(middle[:, None] * rays) <= eps**2
-            low, high = (
-                np.where(inside, middle, low),
-                np.where(inside, high, middle),
-            )
+            low = np.where(inside, middle, low)
+            high = np.where(inside, high, middle)
         return low
 
     return reach
@@ -278,7 +276,7 @@ kl_gaps = {
 for name, gap in kl_gaps.items():
     print(name, np.round(gap, 4))
 
-# %% tags=["claim:M-klball", "claim:SL-nat", "nbval-check-output"]
+# %% tags=["claim:M-klball", "nbval-check-output"]
 found = search(to_start, radii[-1]) / radii[-1]
 norm_found = np.sqrt(found @ F @ found)
 slopes = [slope(radii, gap) for gap in kl_gaps.values()]
@@ -295,6 +293,11 @@ verdict(
     f"gap {' and '.join(both)} at ε = {radii[-1]} (two orders of KL); "
     "√2 belongs to KL ≤ ε²",
 )
+
+# %% [markdown]
+# And the price $\lambda$ of (3.5): what is saved between two searches, with a tenth of a budget less and a tenth more.
+
+# %% tags=["claim:SL-nat", "nbval-check-output"]
 budget = radii[-1] ** 2
 around = [search(to_start, np.sqrt(c * budget)) for c in (0.9, 1.1)]
 saved = loss(theta + around[1]) - loss(theta + around[0])
@@ -311,31 +314,31 @@ verdict(
 
 # %% [markdown]
 # The figure shows both balls, each with its best step. The KL ball is wide in $\mu$ and flat in $\log\sigma$: with this
-# $\sigma$, a change of the mean alters the model less than an equal change of $\log\sigma$. So the best step goes further in $\mu$.
+# $\sigma$, a change of the mean alters the model less than an equal change of $\log\sigma$.
 
 # %%
 eps = 0.35
 angles = np.linspace(0, 2 * np.pi, 201)
 circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
 ball = circle * to_start(circle, eps)[:, None]
-grid = np.stack(
-    np.meshgrid(np.linspace(-0.6, 1.2, 80), np.linspace(-0.1, 0.9, 60)), -1
-)
-fig, ax = plt.subplots()
-levels = ax.contour(
-    *np.moveaxis(grid, -1, 0), loss(grid), 12, colors="#BBBBBB", linewidths=1
-)
-for outline, reach, color, marker, name in [
-    (eps * circle, reach_of_norm(np.eye(2)), "vermillion", "s", "‖d‖ ≤ ε"),
+axis_mu, axis_s = np.linspace(-0.6, 1.2, 80), np.linspace(-0.1, 0.9, 60)
+heights = loss(np.stack(np.meshgrid(axis_mu, axis_s), -1))
+unit = reach_of_norm(np.eye(2))
+balls = [
+    (eps * circle, unit, "vermillion", "s", "‖d‖ ≤ ε"),
     (ball, to_start, "blue", "o", "KL ≤ ε²"),
-]:
+]
+
+# %%
+fig, ax = plt.subplots()
+ax.contour(axis_mu, axis_s, heights, 12, colors="#BBBBBB", linewidths=1)
+for outline, reach, color, marker, name in balls:
     ax.plot(*(theta + outline).T, color=COLORS[color], linestyle="-")
     end = theta + search(reach, eps)
     ax.plot(*np.stack([theta, end]).T, color=COLORS[color], linestyle="-")
     ax.plot(*end, marker, color=COLORS[color], label=name)
-ax.set(xlabel="mean μ", ylabel="log σ")
+ax.set(xlabel="mean μ", ylabel="log σ", aspect="equal")
 ax.set_title("The best step depends on the ball")
-ax.set_aspect("equal")
 ax.legend(loc="upper right", fontsize=10)
 plots.show(
     fig,
@@ -348,10 +351,10 @@ plots.show(
 # %% [markdown]
 # ### One step, where the model is linear and Gaussian
 #
-# `course_lib` has (3.4) as `natural_gradient(model, learning_rate, damping)`. It is called as every optimizer of the
-# course: `update` gets a gradient and returns what to add to the parameters. On a linear model with Normal noise the
-# Fisher is $F=\frac1{n\sigma^2}X^\top X$, which is also the Hessian of $h$ ($\nabla h=\frac1{n\sigma^2}X^\top(Xw-y)$ is linear in
-# $w$). So one step with $\alpha=1$ is Newton's step on a quadratic: it ends at the least-squares solution.
+# `course_lib` has (3.4) as `natural_gradient(model, learning_rate, damping)`: its `update` gets a gradient and returns
+# what to add to the parameters. On a linear model with Normal noise the Fisher is $F=\frac1{n\sigma^2}X^\top X$, which
+# is also the Hessian of $h$ ($\nabla h=\frac1{n\sigma^2}X^\top(Xw-y)$ is linear in $w$). So one step with $\alpha=1$ is
+# Newton's step on a quadratic: it ends at the least-squares solution.
 
 # %%
 from course_lib.curvature.matrices import fisher, gauss_newton
@@ -395,14 +398,16 @@ verdict(
 # The *generalized Gauss–Newton matrix* of unit 02 linearises the network and keeps the curvature of the loss in the
 # outputs. With $L(y,z)=-\log R(y|z)$, $H_L=\nabla_z^2L$ and the Jacobian $J=\partial z/\partial\theta$,
 #
-# $$G=\frac1n\sum_iJ_i^\top H_L(y_i,z_i)\,J_i,\qquad\text{beside}\quad F=\frac1n\sum_iJ_i^\top F_R(z_i)\,J_i\quad(1.4).$$
+# $$G=\frac1n\sum_iJ_i^\top H_L(y_i,z_i)\,J_i,\qquad\text{beside}\quad
+# F=\frac1n\sum_iJ_i^\top F_R(z_i)\,J_i\quad(1.4).$$
 #
-# By (1.3), applied to $z$ in the place of $\theta$, $F_R=\mathbb E_{y\sim R}[H_L(y,z)]$. So the two differ only in this: $G$ has
-# the data's $y$ in $H_L$ and $F$ the average over the model's.
+# By (1.3), applied to $z$ in the place of $\theta$, $F_R=\mathbb E_{y\sim R}[H_L(y,z)]$. So the two differ only in
+# this: $G$ has the data's $y$ in $H_L$ and $F$ the average over the model's.
 #
 # **When they are equal.** Let $R$ be an exponential family with $z$ as its natural parameter:
-# $R(y|z)=c(y)\exp\big(z^\top T(y)-a(z)\big)$ for some functions $T$, $a$, $c$. Then $L=a(z)-z^\top T(y)-\log c(y)$. The only
-# term with $y$ and $z$ is linear in $z$, so $H_L=\nabla^2a(z)$ has no $y$ in it: averaging over $y$ changes nothing, and
+# $R(y|z)=c(y)\exp\big(z^\top T(y)-a(z)\big)$ for some functions $T$, $a$, $c$. Then $L=a(z)-z^\top T(y)-\log c(y)$. The
+# only term with $y$ and $z$ is linear in $z$, so $H_L=\nabla^2a(z)$ has no $y$ in it: averaging over $y$ changes
+# nothing, and
 #
 # $$G=F . \tag{3.6}$$
 #
@@ -412,7 +417,8 @@ verdict(
 # **When not.** Same distributions, other outputs. A network that gives the mean *and* $s=\log\sigma$ of a Normal:
 # $L=s+\frac{(y-\mu)^2}{2e^{2s}}+\dots$ With $u=(y-\mu)/\sigma$,
 #
-# $$H_L=\begin{pmatrix}1/\sigma^2&2u/\sigma\\2u/\sigma&2u^2\end{pmatrix},\qquad\det H_L=-\frac{2u^2}{\sigma^2}\le0,\qquad
+# $$H_L=\begin{pmatrix}1/\sigma^2&2u/\sigma\\2u/\sigma&2u^2\end{pmatrix},\quad
+# \det H_L=-\frac{2u^2}{\sigma^2}\le0,\quad
 # F_R=\mathbb E[H_L]=\begin{pmatrix}1/\sigma^2&0\\0&2\end{pmatrix}.$$
 #
 # $H_L$ depends on $y$, and for every $u\ne0$ it is *indefinite*: here $G$ may lead uphill, and $F$ cannot.
@@ -431,8 +437,7 @@ class MeanLogScale:
 
 
 # %% [markdown]
-# **Check the outputs' side first**: $H_L$ by differentiation, and its average over the model's $y$ by an integral over a
-# grid, against `fisher`.
+# **Check the outputs' side first**: $H_L$ by differentiation, and its average over a grid of $y$, against `fisher`.
 
 # %%
 z2, ys = np.array([0.3, -0.4]), np.linspace(-8, 8, 1601)
@@ -448,7 +453,7 @@ assert np.allclose(np.linalg.det(H_L), by_hand, atol=1e-9)
 
 # %% [markdown]
 # **Then whole networks**: one hidden layer, its outputs given to each likelihood, with labels that have nothing to do
-# with the model. `gauss_newton` and `fisher` give $G$ and $F$ as matrices.
+# with the model.
 
 
 # %%
@@ -491,22 +496,23 @@ verdict(
 # ## 4 · The same path in all parameters
 #
 # Describe the model by $\varphi$ instead of $\theta$, where $\theta=\psi(\varphi)$ for a smooth map $\psi$ with an
-# invertible Jacobian $K=\partial\theta/\partial\varphi$. By the chain rule a gradient in $\varphi$ is $K^\top$ times the gradient
-# in $\theta$. That holds for $h$ and for every score, so
+# invertible Jacobian $K=\partial\theta/\partial\varphi$. By the chain rule a gradient in $\varphi$ is $K^\top$ times
+# the gradient in $\theta$. That holds for $h$ and for every score, so
 #
 # $$g_\varphi=K^\top g,\qquad F_\varphi=\mathbb E[K^\top s\,s^\top K]=K^\top F\,K. \tag{3.7}$$
 #
 # The natural step in $\varphi$ is
-# $-\alpha(K^\top FK)^{-1}K^\top g=-\alpha K^{-1}F^{-1}K^{-\top}K^\top g=K^{-1}\Delta\theta$, with $\Delta\theta$ the natural step in
-# $\theta$. Back in $\theta$:
+# $-\alpha(K^\top FK)^{-1}K^\top g=-\alpha K^{-1}F^{-1}K^{-\top}K^\top g=K^{-1}\Delta\theta$, with $\Delta\theta$ the
+# natural step in $\theta$. Back in $\theta$:
 #
-# $$\psi(\varphi+K^{-1}\Delta\theta)=\theta+K\,K^{-1}\Delta\theta+O(\alpha^2)=\theta+\Delta\theta+O(\alpha^2). \tag{3.8}$$
+# $$\psi(\varphi+K^{-1}\Delta\theta)=\theta+K\,K^{-1}\Delta\theta+O(\alpha^2)=\theta+\Delta\theta+O(\alpha^2).
+# \tag{3.8}$$
 #
-# The rest comes from the curvature of $\psi$, so if $\psi$ is linear plus a constant there is none. Otherwise both paths
-# are Euler's method for one and the same differential equation, $\dot\theta=-F^{-1}g$. Over a fixed time $T$ there are
-# $T/\alpha$ steps, each off by $O(\alpha^2)$; on a bounded region where the right-hand side is smooth, such errors add up to
-# $O(\alpha)$. **The gap between the paths is proportional to the learning rate, and the limit does not know the
-# parameters.**
+# The rest comes from the curvature of $\psi$, so if $\psi$ is linear plus a constant there is none. Otherwise both
+# paths are Euler's method for one and the same differential equation, $\dot\theta=-F^{-1}g$. Over a fixed time $T$
+# there are $T/\alpha$ steps, each off by $O(\alpha^2)$; on a bounded region where the right-hand side is smooth, such
+# errors add up to $O(\alpha)$. **The gap between the paths is proportional to the learning rate, and the limit does not
+# know the parameters.**
 #
 # **Not for the Hessian.** Differentiate $g_\varphi=K^\top g$ once more; by the product rule $K$ is differentiated too:
 #
@@ -545,8 +551,8 @@ for psi, phi0 in PSI.values():
     assert np.allclose(psi(phi0), start)
 
 # %% [markdown]
-# To check, we must not use (3.7): $F_\varphi$ is computed afresh, as the curvature of the divergence in $\varphi$, and
-# $H_\varphi$ by differentiating $h\circ\psi$ twice.
+# To check, $F_\varphi$ is computed afresh, as the curvature of the divergence in $\varphi$, and $H_\varphi$ by
+# differentiating $h\circ\psi$ twice.
 
 
 # %%
@@ -568,6 +574,7 @@ def by_rule(psi, phi):
     return K.T @ fisher_normal(theta) @ K, H
 
 
+# %%
 PSI["μ, log σ"] = (lambda p: p, start)
 MATRICES = {name: matrices_in(psi) for name, (psi, _) in PSI.items()}
 gap_rule = 0.0
@@ -598,6 +605,7 @@ def path(matrix, psi, phi0, rate):
     return jax.lax.scan(step, phi0, jnp.arange(160))[1]
 
 
+# %%
 @partial(jax.jit, static_argnums=0)
 def paths(name, rates):
     """The natural gradient's paths and Newton's, one for each rate."""
@@ -625,9 +633,8 @@ for kind, title in enumerate(["natural gradient", "Newton"]):
         print(f"   {name:9}", np.array2string(gap[kind, name], precision=5))
 
 # %% [markdown]
-# For the natural gradient the gap halves with the rate. For Newton it stays. In $(\mu,\sigma)$ it is even
-# worse than another path: there the Hessian at the start is indefinite, and Newton ends *higher* than it began, while
-# in the other three descriptions it is positive definite.
+# For the natural gradient the gap halves with the rate. For Newton it stays. In $(\mu,\sigma)$ the Hessian at the start
+# is even indefinite, and Newton ends *higher* than it began; in the other three descriptions it is positive definite.
 
 # %% tags=["claim:M-inv"]
 lowest = [
@@ -654,32 +661,19 @@ verdict(
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(5.2, 5.4), sharex=True, sharey=True)
-looks = zip(
-    ["μ, log σ", *OTHERS],
-    ["black", "vermillion", "green", "blue"],
-    ["-", "--", ":", "-."],
-    ["o", "s", "^", "D"],
-    strict=True,
-)
-for name, color, dash, marker in looks:
+names, dashes = ["μ, log σ", *OTHERS], ["-", "--", ":", "-."]
+colors = ["black", "vermillion", "green", "blue"]
+for name, *look in zip(names, colors, dashes, "os^D", strict=True):
+    color, dash, marker = look
+    style = {"color": COLORS[color], "linestyle": dash, "marker": marker}
     for kind, ax in enumerate(axes):
-        ax.plot(
-            *trails[kind, name].T,
-            color=COLORS[color],
-            linestyle=dash,
-            marker=marker,
-            markevery=40,
-        )
+        ax.plot(*trails[kind, name].T, **style, markevery=40, label=name)
 for ax, title in zip(axes, ["Natural gradient", "Newton"], strict=True):
     ax.plot(M, 0.5 * np.log(V), "k*", markersize=12)
     ax.set(xlim=(1.0, 1.65), ylim=(-0.8, 0.55), ylabel="log σ")
     ax.set_title(f"{title}, four parametrisations")
 axes[1].set(xlabel="mean μ")
-axes[0].legend(
-    ["μ, log σ", *OTHERS[:2], "natural parameters"],
-    fontsize=10,
-    loc="lower left",
-)
+axes[0].legend(fontsize=10, loc="lower left")
 plots.show(
     fig,
     "Two panels of paths from one start towards a star, the optimum. Natural "
@@ -690,11 +684,12 @@ same = np.abs(trails[0, "natural"] - trails[1, "natural"]).max()
 assert same < 1e-8
 
 # %% [markdown]
-# (Markers are half a unit of time apart; the paths end at time 2, before the optimum.) One of Newton's paths is the
-# natural gradient's: in the natural parameters the Hessian *is* $F$, by section 3.
+# (Markers are half a unit of time apart; the paths end at time 2.) One of Newton's paths is the natural gradient's: in
+# the natural parameters the Hessian *is* $F$, by section 3.
 #
-# **The catch** is the word *limit*. With the steps that one likes to take the gap is not small; section 10 takes too large
-# a step on purpose. And a damping $\lambda I$ spoils (3.8) for every $\alpha$: in $\varphi$, it is another matrix.
+# **The catch** is the word *limit*. With the steps that one likes to take the gap is not small; section 10 takes too
+# large a step on purpose. And a damping $\lambda I$ spoils (3.8) for every $\alpha$: in $\varphi$, it is another
+# matrix.
 #
 # ## 5 · Without the matrix: products and CG
 #
@@ -703,8 +698,8 @@ assert same < 1e-8
 #
 # $$Fv=\frac1n\sum_i J_i^\top\big(F_R(z_i)\,(J_iv)\big). \tag{3.10}$$
 #
-# $J_iv$ is the derivative of the outputs along $v$: `jvp`, at about the price of running the network twice. Then a small
-# $k\times k$ matrix. Then $J_i^\top u$, which is what backpropagation does: `vjp`.
+# $J_iv$ is the derivative of the outputs along $v$: `jvp`, at about the price of running the network twice. Then a
+# small $k\times k$ matrix. Then $J_i^\top u$, which is what backpropagation does: `vjp`.
 
 
 # %%
@@ -731,8 +726,7 @@ assert np.allclose(librarys, whole @ v, atol=1e-12)
 # %% [markdown]
 # In the code, $F_Rdz=(\mathrm{diag}(p)-pp^\top)dz=p\odot dz-p\,(p^\top dz)$: not even the $k\times k$ matrix is formed.
 #
-# `natural_gradient` solves with CG unless told otherwise, and reports in `state.solve` how that went: how many products,
-# and what residual was left. With damping $10^{-3}$:
+# `natural_gradient` solves with CG unless told otherwise, and `state.solve` says how that went. With damping $10^{-3}$:
 
 # %%
 from course_lib.optimizers.newton import cg
@@ -797,8 +791,8 @@ for lam in (1.0, 0.1, 0.01):
     print(f"{lam:6.2f}{np.linalg.norm(d):8.2f}  {off:.0e}")
 
 # %% [markdown]
-# A trust region measured in *nats* fits better to this lecture: keep $\frac12d^\top Fd\le c$. If a step exceeds it, scale
-# it: $\frac12(td)^\top F(td)=t^2\cdot\frac12d^\top Fd$, so
+# A trust region measured in *nats* fits better to this lecture: keep $\frac12d^\top Fd\le c$. If a step exceeds it,
+# scale it: $\frac12(td)^\top F(td)=t^2\cdot\frac12d^\top Fd$, so
 #
 # $$t=\min\Big(1,\sqrt{2c\big/d^\top Fd}\Big). \tag{3.12}$$
 #
@@ -822,18 +816,19 @@ verdict(
 )
 
 # %% [markdown]
-# How to choose $\lambda$? Compare what the model $m$ promised with what the loss did, and raise $\lambda$ where the loss fell
-# by much less (Levenberg and Marquardt's rule). Or try a few on validation data, as in section 9.
+# How to choose $\lambda$? Raise it where the loss fell by much less than the model $m$ promised (Levenberg and
+# Marquardt's rule). Or try a few on validation data, as in section 9.
 #
 # ## 7 · With noise: how fast on a quadratic?
 #
 # So far $g$ was exact. Near an optimum $\theta_*$, $h$ is about a quadratic, $h=h_*+\frac12e^\top He$ with
-# $e=\theta-\theta_*$, and a minibatch gives $He+\xi$ with noise $\xi$: mean zero, covariance $V$, independent from step to
-# step. What does $\theta\leftarrow\theta-\alpha_kB^{-1}(He+\xi)$ reach after $k$ steps?
+# $e=\theta-\theta_*$, and a minibatch gives $He+\xi$ with noise $\xi$: mean zero, covariance $V$, independent from step
+# to step. What does $\theta\leftarrow\theta-\alpha_kB^{-1}(He+\xi)$ reach after $k$ steps?
 #
 # **$B=H$ with $\alpha_k=\frac1k$.** Then $e_k=(1-\frac1k)e_{k-1}-\frac1kH^{-1}\xi_k$. Multiply by $k$:
 # $k\,e_k=(k-1)\,e_{k-1}-H^{-1}\xi_k$. Add up, starting from $k=1$, where the factor $k-1=0$ wipes out the start:
-# $e_k=-\frac1kH^{-1}\sum_{j\le k}\xi_j$. The noises are independent, so $\mathbb E[e_ke_k^\top]=\frac1kH^{-1}VH^{-1}$ and
+# $e_k=-\frac1kH^{-1}\sum_{j\le k}\xi_j$. The noises are independent, so $\mathbb E[e_ke_k^\top]=\frac1kH^{-1}VH^{-1}$
+# and
 #
 # $$\mathbb E[h(\theta_k)]-h_*=\tfrac12\mathrm{tr}\big(H\,\mathbb E[e_ke_k^\top]\big)=\frac1{2k}\,\mathrm{tr}(H^{-1}V),
 # \quad\text{exactly, for every }k\ge1. \tag{3.13}$$
@@ -842,15 +837,17 @@ verdict(
 # $\frac1kF^{-1}$ is that of the maximum-likelihood estimate from the same $k$ examples, (1.6). *On this quadratic, with
 # this noise, one pass over the examples is as good as fitting all of them to the end* (Amari: Fisher efficiency).
 #
-# **$B=H$ with a constant $\alpha$.** $e_k=(1-\alpha)e_{k-1}-\alpha H^{-1}\xi_k$. The covariance $C$ of $e$ settles where
-# $C=(1-\alpha)^2C+\alpha^2H^{-1}VH^{-1}$, so $C=\frac\alpha{2-\alpha}H^{-1}VH^{-1}$. The loss falls as $(1-\alpha)^{2k}$ to a floor:
+# **$B=H$ with a constant $\alpha$.** $e_k=(1-\alpha)e_{k-1}-\alpha H^{-1}\xi_k$. The covariance $C$ of $e$ settles
+# where $C=(1-\alpha)^2C+\alpha^2H^{-1}VH^{-1}$, so $C=\frac\alpha{2-\alpha}H^{-1}VH^{-1}$. The loss falls as
+# $(1-\alpha)^{2k}$ to a floor:
 #
 # $$\mathbb E[h]-h_*\to\frac{\alpha}{2(2-\alpha)}\,\mathrm{tr}(H^{-1}V). \tag{3.14}$$
 #
-# ◇ **Plain SGD, $B=I$, $\alpha_k=\frac ck$.** Along an eigenvector of $H$ with eigenvalue $\eta$ and noise variance $v$, for $k>c\eta$:
-# $\mathbb E[e_k^2]=(1-\frac{c\eta}k)^2\,\mathbb E[e_{k-1}^2]+\frac{c^2v}{k^2}$. Try $\mathbb E[e_k^2]=\frac ak$: at order $k^{-2}$ this needs
-# $-a=-2c\eta\,a+c^2v$, so $a=\frac{c^2v}{2c\eta-1}$, if $2c\eta>1$. The start is forgotten as
-# $\prod(1-\frac{c\eta}k)^2\sim k^{-2c\eta}$, so if $2c\eta<1$ it dominates: the rate is $k^{-2c\eta}$, slower than $1/k$.
+# ◇ **Plain SGD, $B=I$, $\alpha_k=\frac ck$.** Along an eigenvector of $H$ with eigenvalue $\eta$ and noise variance
+# $v$, for $k>c\eta$: $\mathbb E[e_k^2]=(1-\frac{c\eta}k)^2\,\mathbb E[e_{k-1}^2]+\frac{c^2v}{k^2}$. Try
+# $\mathbb E[e_k^2]=\frac ak$: at order $k^{-2}$ this needs $-a=-2c\eta\,a+c^2v$, so $a=\frac{c^2v}{2c\eta-1}$, if
+# $2c\eta>1$. The start is forgotten as $\prod(1-\frac{c\eta}k)^2\sim k^{-2c\eta}$, so if $2c\eta<1$ it dominates: the
+# rate is $k^{-2c\eta}$, slower than $1/k$.
 #
 # $$\mathbb E[h]-h_*\approx\frac1{2k}\sum_i\frac{c^2\eta_iv_i}{2c\eta_i-1}\ge\frac1{2k}\sum_i\frac{v_i}{\eta_i}
 # =\frac1{2k}\mathrm{tr}(H^{-1}V), \tag{3.15}$$
@@ -870,7 +867,7 @@ verdict(
 # is the leading term for every $B$**: the preconditioner decides how soon, not how well.
 #
 # **What does Martens claim?** Our source has the paper's abstract, "a thorough analysis of the convergence speed", and
-# not its theorem. So we test what we derived here, and cannot say whether it is the theorem.
+# not its theorem. So we test what we derived here.
 
 # %%
 CHAINS, STEPS = 1000, 3000
@@ -897,6 +894,7 @@ def run_chains(rate, precondition, average=False):
     return np.array(means), scaled
 
 
+# %%
 runs = {
     "B=H, 1/k": run_chains(lambda k: 1 / k, 1 / eta),
     "SGD, 8/k": run_chains(lambda k: 8 / max(k, 16), 1.0),
@@ -907,11 +905,11 @@ runs = {
 
 # %% [markdown]
 # (The steps of SGD with $\frac ck$ are kept at $\frac12$ in the beginning, or the first ones would explode: $c\eta$
-# reaches 16.) Each number below is the mean over 1000 chains at step 3000, with its standard error: 1 is the constant of
-# (3.13). All start 3 away from the optimum in each coordinate. For SGD, averaged, the start still adds
+# reaches 16.) Each number below is the mean over 1000 chains at step 3000, with its standard error: 1 is the constant
+# of (3.13). All start 3 away from the optimum in each coordinate. For SGD, averaged, the start still adds
 # $\frac12\sum\eta_i(3/(\alpha\eta_i k))^2$, by (3.16); "derived" has it.
 
-# %% tags=["claim:M-rate"]
+# %%
 print(f"{'':15}k (h - h*) / ½ tr(H⁻¹V) at k = {STEPS}    derived")
 v_noise = np.diag(V_noise)
 at_8 = 0.5 * np.sum(64 * eta * v_noise / (16 * eta - 1)) / bound
@@ -929,6 +927,8 @@ for name, want in derived.items():
     error = last.std(ddof=1) / np.sqrt(CHAINS)
     print(f"{name:15}{last.mean():9.2f} ± {error:.2f}{want:25.2f}")
     assert abs(reached[name] - 1) < 0.15  # the standard error is 3 %
+
+# %% tags=["claim:M-rate"]
 ks = np.array([300, 1000, 3000])
 slow = slope(ks, runs["SGD, 2/k"][0][ks - 1] / ks)
 print(f"SGD, 2/k: falls as k^{slow:.2f}; derived k^-0.40")
@@ -969,23 +969,24 @@ plots.show(
 # ## 8 · A policy that stops exploring
 #
 # The slides end with a control problem. A state $x$ is pushed by an action, $x_{t+1}=x_t+u_t$, and the action is drawn
-# from a policy, $u_t\sim\mathcal N(kx_t,\sigma^2)$, with a *gain* $k$ (no longer a step) and an *exploration* $\sigma$. The reward is
-# $-(x_t^2+u_t^2)$ a step. The policy is a model of $u$ given $x$, so it has a Fisher matrix, and we *climb* the average
-# reward. (The problem is known as LQR: linear system, quadratic reward.)
+# from a policy, $u_t\sim\mathcal N(kx_t,\sigma^2)$, with a *gain* $k$ (no longer a step) and an *exploration* $\sigma$.
+# The reward is $-(x_t^2+u_t^2)$ a step. The policy is a model of $u$ given $x$, so it has a Fisher matrix, and we
+# *climb* the average reward. (The problem is known as LQR: linear system, quadratic reward.)
 #
-# **The average reward, in closed form.** $x_{t+1}=(1+k)x_t+\sigma\cdot$noise. For $-2<k<0$ the variance $S$ of $x$ settles
-# where $S=(1+k)^2S+\sigma^2$, so $S=\sigma^2/q$ with $q=1-(1+k)^2=-2k-k^2$. Since $\mathbb E[u^2]=k^2S+\sigma^2$,
+# **The average reward, in closed form.** $x_{t+1}=(1+k)x_t+\sigma\cdot$noise. For $-2<k<0$ the variance $S$ of $x$
+# settles where $S=(1+k)^2S+\sigma^2$, so $S=\sigma^2/q$ with $q=1-(1+k)^2=-2k-k^2$. Since
+# $\mathbb E[u^2]=k^2S+\sigma^2$,
 #
 # $$\bar r(k,\sigma)=-\sigma^2c(k),\qquad c(k)=1+\frac{1+k^2}{q},\qquad c'(k)=\frac{2(1+k-k^2)}{q^2}. \tag{3.17}$$
 #
 # $c'=0$ at $k^2-k-1=0$: in $(-2,0)$, $k_*=\frac{1-\sqrt5}2=-0.618034$, minus the inverse golden ratio. It is the best
-# gain for *every* $\sigma$. And the best $\sigma$ is 0: whoever climbs loses exploration in the end. The question is whether
-# the gain arrives first.
+# gain for *every* $\sigma$. And the best $\sigma$ is 0: whoever climbs loses exploration in the end. The question is
+# whether the gain arrives first.
 #
 # **The Fisher matrix.** The scores of $\log\mathcal N(u;kx,\sigma^2)$ are $(u-kx)x/\sigma^2$ for $k$ and
-# $(u-kx)^2/\sigma^3-1/\sigma$ for $\sigma$. With $x$ from the settled distribution the first has variance $S/\sigma^2=1/q$, the
-# second $2/\sigma^2$ (unit 01 computed it for $\log\sigma$: there it is 2), and their product mean 0, since odd powers of
-# the noise average out. So $F=\mathrm{diag}(1/q,\;2/\sigma^2)$.
+# $(u-kx)^2/\sigma^3-1/\sigma$ for $\sigma$. With $x$ from the settled distribution the first has variance
+# $S/\sigma^2=1/q$, the second $2/\sigma^2$ (unit 01 computed it for $\log\sigma$: there it is 2), and their product
+# mean 0, since odd powers of the noise average out. So $F=\mathrm{diag}(1/q,\;2/\sigma^2)$.
 
 
 # %%
@@ -1003,15 +1004,15 @@ assert jax.hessian(cost)(golden) > 0
 assert abs(golden + 0.618034) < 1e-6
 
 # %% [markdown]
-# ◇ **Check by simulation.** A policy gradient is usually *estimated*, from actions and rewards. Write the expected reward
-# at time $T$ as an integral over all actions before; only the policy's densities depend on $\theta=(k,\sigma)$. So its gradient is
-# $\sum_{t\le T}\mathbb E[s_t\,r_T]$, with $s_t$ the score at time $t$ (as in unit 01: $\nabla p=p\,s$). After a long time the
-# terms depend on the lag $j=T-t$ alone:
+# ◇ **Check by simulation.** A policy gradient is usually *estimated*, from actions and rewards. Write the expected
+# reward at time $T$ as an integral over all actions before; only the policy's densities depend on $\theta=(k,\sigma)$.
+# So its gradient is $\sum_{t\le T}\mathbb E[s_t\,r_T]$, with $s_t$ the score at time $t$ (as in unit 01:
+# $\nabla p=p\,s$). After a long time the terms depend on the lag $j=T-t$ alone:
 #
 # $$\nabla\bar r=\sum_{j\ge0}\mathbb E\big[s_0\,(r_j-\bar r)\big],\qquad x_0\text{ settled}. \tag{3.18}$$
 #
-# $\bar r$ may be subtracted because $\mathbb E[s_0]=0$; it lowers the variance. The terms decay as $(1+k)^{2j}$; we stop at
-# lag 40. Eight seeds, 20000 starts each. The same draws give $\bar r$ and $F$.
+# $\bar r$ may be subtracted because $\mathbb E[s_0]=0$; it lowers the variance. The terms decay as $(1+k)^{2j}$; we
+# stop at lag 40. Eight seeds, 20000 starts each. The same draws give $\bar r$ and $F$.
 
 # %%
 at = np.array([-0.3, 0.5])
@@ -1036,6 +1037,7 @@ def simulate(seed):
     return [*(s * total).mean(axis=1), r0.mean(), *squares]
 
 
+# %%
 q = -2 * at[0] - at[0] ** 2
 exact = [*jax.grad(reward)(at), reward(at), 1 / q, 2 / at[1] ** 2]
 estimates = np.array([simulate(seed) for seed in range(8)])
@@ -1056,18 +1058,18 @@ assert np.all(error < 0.05 * np.abs(exact))
 # | vanilla gradient in $(k,\log\sigma)$ | $-c'$ | $-2c$ | $c'/(2c)$ |
 # | natural gradient, in either | $-q\,c'$ | $-c$ | $q\,c'/c$ |
 #
-# For the last two, $dk/d\log\sigma$ is a function of $k$ alone, with the sign of $k-k_*$. As $\log\sigma\to-\infty$, $k$ is
-# driven to $k_*$. Near it $c'\approx c''\,(k-k_*)$, so $k-k_*\propto\sigma^{c''/(2c)}$ for vanilla and
-# $\sigma^{qc''/c}$ for natural.
-# At $k_*$, $c''=2(1-2k)/q^2$ and $qc=q+1+k^2=1-2k$: the exponents are $1/q=1.17$ and exactly 2.
+# For the last two, $dk/d\log\sigma$ is a function of $k$ alone, with the sign of $k-k_*$. As $\log\sigma\to-\infty$,
+# $k$ is driven to $k_*$. Near it $c'\approx c''\,(k-k_*)$, so $k-k_*\propto\sigma^{c''/(2c)}$ for vanilla and
+# $\sigma^{qc''/c}$ for natural. At $k_*$, $c''=2(1-2k)/q^2$ and $qc=q+1+k^2=1-2k$: the exponents are $1/q=1.17$ and
+# exactly 2.
 #
-# The first is another matter: the factor $\sigma^2$ makes $k$ stand still when $\sigma$ is small. Separate the variables,
-# $\frac{2c}{c'}dk=\sigma\,d\sigma$, and integrate from the start to $\sigma=0$:
+# The first is another matter: the factor $\sigma^2$ makes $k$ stand still when $\sigma$ is small. Separate the
+# variables, $\frac{2c}{c'}dk=\sigma\,d\sigma$, and integrate from the start to $\sigma=0$:
 #
 # $$\int_{k_\infty}^{k_0}\frac{2c(k)}{c'(k)}\,dk=\frac{\sigma_0^2}2. \tag{3.19}$$
 #
-# The integrand has a pole at $k_*$, so a finite $\sigma_0$ never pays for the way there: **vanilla in $(k,\sigma)$ freezes
-# before the optimum, from every start but $k_*$.** (With small steps; a large one may jump past it.)
+# The integrand has a pole at $k_*$, so a finite $\sigma_0$ never pays for the way there: **vanilla in $(k,\sigma)$
+# freezes before the optimum, from every start but $k_*$.** (With small steps; a large one may jump past it.)
 
 
 # %%
@@ -1090,6 +1092,7 @@ def climb(kind, rate, k, sd, steps):
     return jax.lax.scan(step, (k, sd), None, steps)[1]
 
 
+# %%
 KINDS = ["vanilla σ", "vanilla log σ", "natural"]
 gains = jnp.array([-1.5, -1.2, -0.9, -0.75, -0.5, -0.4, -0.3, -0.2, -0.15])
 sigmas = jnp.array([0.25, 0.5, 0.75, 1.0])
@@ -1098,7 +1101,7 @@ run = jax.jit(climb, static_argnames=("kind", "steps"))
 walks = {
     kind: np.stack(run(kind, 0.01, k0, sd0, 10000), axis=-1) for kind in KINDS
 }
-walks["natural"].shape  # steps, start gains, start σ, (k, σ)
+assert walks["natural"].shape == (10000, 9, 4, 2)  # step, gain, σ, (k, σ)
 
 # %% [markdown]
 # Two checks of the derivation: (3.19) with small steps, and the two exponents, measured over the last nine tenths.
@@ -1149,44 +1152,42 @@ verdict(
 
 # %% [markdown]
 # So the slides' figure, whose caption does not name its coordinates, is right in $(k,\sigma)$ and tells half of the
-# story. In $(k,\log\sigma)$ vanilla arrives. That it depends on such a choice is the point. The natural gradient, by
-# section 4, does the same in both, up to the size of the steps. Do not compare steps here: with the same $\alpha$ the
-# climbers move at different speeds, and from this start vanilla in $\log\sigma$ is the nearest at step 100. What does
-# not depend on a small $\alpha$ is the way left at a given $\sigma$, and there the natural gradient wins in the end, by
-# the exponents.
+# story: in $(k,\log\sigma)$ vanilla arrives. The natural gradient, by section 4, does the same in both, up to the size
+# of the steps. Do not compare steps here: with the same $\alpha$ the climbers move at different speeds, and from this
+# start vanilla in $\log\sigma$ is the nearest at step 100. What does not depend on a small $\alpha$ is the way left at
+# a given $\sigma$, and there the natural gradient wins in the end, by the exponents.
 #
 # The figure of the slides, redrawn from its caption. At each dot, all points of the outline count as equally far: a
 # circle for the vanilla gradient, an ellipse $\frac12d^\top Fd=$ const for the natural one. The arrow goes to the best
-# of them by the linear model. The ellipses are flat where $\sigma$ is small: it costs much KL to change a small
-# $\sigma$.
+# of them by the linear model. The ellipses are flat where $\sigma$ is small: there it costs much KL to change it.
+
+# %%
+LEVELS = np.array([-1.6, -1.2, -0.8, -0.5, -0.3, -0.15, -0.05])
+kk, ss = np.meshgrid(np.linspace(-1.05, -0.12, 90), np.linspace(0.0, 0.8, 60))
+
+
+def draw_ball(ax, kind, k, sd):
+    """The points that count as equally far, and an arrow to the best."""
+    half = np.array([0.07, 0.07])
+    if kind == "natural":
+        half = 0.12 * np.array([np.sqrt(-2 * k - k * k), sd / np.sqrt(2)])
+    slope_r = np.asarray(jax.grad(reward)(np.array([k, sd])))
+    best = half**2 * slope_r / np.linalg.norm(half * slope_r)
+    outline = np.array([k, sd]) + half * circle
+    ax.plot(*outline.T, color=COLORS["blue"], linestyle="-")
+    ax.plot(k, sd, "o", color=COLORS["blue"], markersize=4)
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", (k + best[0], sd + best[1]), (k, sd), arrowprops=arrow)
+
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(5.2, 7.0), sharex=True, sharey=True)
-kk, ss = np.meshgrid(np.linspace(-1.05, -0.12, 90), np.linspace(0.0, 0.8, 60))
 titles = {"vanilla σ": "Vanilla gradient in (k, σ)", "natural": "Natural"}
+look = {"colors": "#BBBBBB", "linewidths": 1, "linestyles": "--"}
 for ax, (kind, title) in zip(axes, titles.items(), strict=True):
-    ax.contour(
-        *(kk, ss, -(ss**2) * cost(kk)),
-        np.array([-1.6, -1.2, -0.8, -0.5, -0.3, -0.15, -0.05]),
-        colors="#BBBBBB",
-        linewidths=1,
-        linestyles="--",
-    )
+    ax.contour(kk, ss, -(ss**2) * cost(kk), LEVELS, **look)
     for k, sd in [(-0.3, 0.5), (-0.3, 0.2), (-0.9, 0.5), (-0.6, 0.2)]:
-        half = np.array([0.07, 0.07])
-        if kind == "natural":
-            half = 0.12 * np.array([np.sqrt(-2 * k - k * k), sd / np.sqrt(2)])
-        slope_r = np.asarray(jax.grad(reward)(np.array([k, sd])))
-        best = half**2 * slope_r / np.linalg.norm(half * slope_r)
-        outline = np.array([k, sd]) + half * circle
-        ax.plot(*outline.T, color=COLORS["blue"], linestyle="-")
-        ax.plot(k, sd, "o", color=COLORS["blue"], markersize=4)
-        ax.annotate(
-            "",
-            (k + best[0], sd + best[1]),
-            (k, sd),
-            arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0},
-        )
+        draw_ball(ax, kind, k, sd)
     walk = np.vstack([[-0.2, 0.5], walks[kind][:, *HERE]])
     ax.plot(*walk.T, color=COLORS["vermillion"], linestyle="-")
     ax.plot(*walk[-1], "s", color=COLORS["vermillion"])
@@ -1205,8 +1206,8 @@ plots.show(
 )
 
 # %% [markdown]
-# **Drag the sliders**: the start. Where does vanilla in $\sigma$ get closest? (From $-0.5$ or $-0.75$, the starts next to $k_*$, and with a large $\sigma_0$: by (3.19) it can
-# afford a longer way.) The next two cells lay the figure out.
+# **Drag the sliders**: the start. Where does vanilla in $\sigma$ get closest? (From $-0.5$ or $-0.75$, the starts next
+# to $k_*$, and with a large $\sigma_0$: by (3.19) it can afford a longer way.) The next cells lay the figure out.
 
 # %%
 from course_lib.explorables import (
@@ -1222,19 +1223,16 @@ shown = np.unique(np.logspace(0, 4, 45).astype(int)) - 1
 away = np.abs(walks["vanilla σ"][-1, ..., 0] - golden)
 assert set(np.argsort(away.min(axis=1))[:2]) == {3, 4}  # -0.75, -0.5
 assert np.all(away.argmin(axis=1) == 3)  # the largest σ
-start_k = np.asarray(k0)[..., None]
-start_s = np.log10(sd0)[..., None]
+start_k, start_s = np.asarray(k0)[..., None], np.log10(sd0)[..., None]
 
 
+# %%
 def track(kind):
-    """A climber's path from every start, and the start before it."""
+    """A climber's path, from every start: gain and log σ."""
     k, sd = np.moveaxis(walks[kind][shown], [0, 3], [3, 0])
     log_sd = np.log10(np.maximum(sd, 1e-6))
-    return Curve(
-        kind,
-        np.concatenate([start_k, k], axis=2),
-        np.concatenate([start_s, log_sd], axis=2),
-    )
+    gain = np.concatenate([start_k, k], axis=2)
+    return Curve(kind, gain, np.concatenate([start_s, log_sd], axis=2))
 
 
 plane = Panel(
@@ -1268,11 +1266,11 @@ explorable(
 # %% [markdown]
 # ## 9 · On real data
 #
-# 1077 images of digits, 8 by 8 pixels, ten classes; a network with one hidden layer of 20, 1510 parameters.
-# Every step gets 200 images, drawn anew. SGD, with ten settings of rate and momentum, against the natural gradient with
-# 10 iterations of CG and nine of rate and damping. Each setting is run for 60 steps with two seeds; the setting is kept
-# whose *validation* loss gets lowest, in the worse of its two runs. Then five new seeds with it. In float32, as training
-# is usually done. `MLP` and `Network` are the course's small networks; `optax` is the library that SGD is taken from.
+# 1077 images of digits, 8 by 8 pixels, ten classes; a network with one hidden layer of 20, 1510 parameters. Every step
+# gets 200 images, drawn anew. SGD, with ten settings of rate and momentum, against the natural gradient with 10
+# iterations of CG and nine of rate and damping. Each setting is run for 60 steps with two seeds; the setting is kept
+# whose *validation* loss gets lowest, in the worse of its two runs. Then five new seeds with it. In float32, as
+# training is usually done. `MLP` and `Network` are the course's small networks; SGD is that of optax.
 
 # %%
 import time
@@ -1290,8 +1288,12 @@ train, held_out, test = (
 )
 network = Network(MLP((20,), outputs=10))
 classifier = Model(network, Categorical())
+shapes = jax.eval_shape(network.init, jax.random.key(0), train[0])
+assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1510
+assert len(train[0]) == 1077
 
 
+# %%
 def natural(rate, damping):
     solver = partial(cg, max_iters=10)
     return natural_gradient(classifier, rate, damping, solver=solver)
@@ -1310,11 +1312,6 @@ TARGET = 0.1  # nats, on the training part
 
 
 # %%
-shapes = jax.eval_shape(network.init, jax.random.key(0), train[0])
-assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1510
-assert len(train[0]) == 1077
-
-
 def errors(params, part):
     return jnp.mean(jnp.argmax(network(params, part[0]), axis=1) != part[1])
 
@@ -1323,17 +1320,16 @@ def train_with(make, key, *setting):
     """Losses on train and validation, test error: each after every step."""
     init_key, rows_key = jax.random.split(key)
     opt, params = make(*setting), network.init(init_key, train[0])
+    loss = classifier.loss
     rows = jax.random.randint(rows_key, (60, 200), 0, len(train[0]))
 
     def step(carry, row):
         params, state = carry
         batch = train[0][row], train[1][row]
-        grads = jax.grad(classifier.loss)(params, batch)
-        updates, state = opt.update(
-            grads, state, params, loss=classifier.loss, batch=batch
-        )
+        words = {"loss": loss, "batch": batch}
+        grads = jax.grad(loss)(params, batch)
+        updates, state = opt.update(grads, state, params, **words)
         params = optax.apply_updates(params, updates)
-        loss = classifier.loss
         seen = loss(params, train), loss(params, held_out)
         return (params, state), (*seen, errors(params, test))
 
@@ -1347,6 +1343,7 @@ def steps_to_target(losses):
     return np.where(below.any(-1), below.argmax(-1) + 1, 61)
 
 
+# %%
 def run_optimizer(make, grid):
     """The setting; fewest steps of any setting; five runs; CPU seconds."""
     compiled = jax.jit(partial(train_with, make))
@@ -1372,17 +1369,13 @@ for name, (setting, fewest, results, seconds) in found.items():
     n = steps[name] = steps_to_target(results[:, 0])
     pick = [r[2][np.argmin(r[1])] for r in results]  # validation decides
     test_errors[name], quickest[name] = np.mean(pick), fewest
-    print(
-        f"{name:8}{setting!s:11}{n.mean():5.1f} ± {n.std(ddof=1):.1f}", end=""
-    )
-    print(f", {np.mean(pick):.1%} ± {np.std(pick, ddof=1):.1%}", end="")
+    row = f"{name:8}{setting!s:11}{n.mean():5.1f} ± {n.std(ddof=1):.1f}"
+    print(f"{row}, {np.mean(pick):.1%} ± {np.std(pick, ddof=1):.1%}", end="")
     print(f"; {1e3 * seconds:.2f} ms of CPU a step")
 ratio = steps["natural"].mean() / steps["SGD"].mean()
 quickest_ratio = quickest["natural"] / quickest["SGD"]
-print(
-    f"natural takes {ratio:.2f} of SGD's steps; each at its quickest:", end=""
-)
-print(f" {quickest_ratio:.2f}")
+print(f"natural takes {ratio:.2f} of SGD's steps;", end="")
+print(f" each at its quickest: {quickest_ratio:.2f}")
 assert max(steps["SGD"]) <= 60
 assert max(steps["natural"]) < min(steps["SGD"])
 assert 0.3 < ratio < 0.8
@@ -1390,27 +1383,23 @@ assert 0.3 < quickest_ratio < 0.8
 assert abs(test_errors["natural"] - test_errors["SGD"]) < 0.015
 
 # %% [markdown]
-# On this problem the natural gradient needs about half of SGD's steps. A setting that is best for validation need not be
-# the quickest to the target; with the quickest of each (the last number, from the tuning runs) it is about half too. The
-# test errors do not differ by more than their spread.
+# On this problem the natural gradient needs about half of SGD's steps. A setting that is best for validation need not
+# be the quickest to the target; with the quickest of each (the last number, from the tuning runs) it is about half too.
+# The test errors do not differ by more than their spread.
 #
-# A step costs more: up to ten products, each about as dear as a gradient. The CPU times above are those of the machine
-# that made this page, with evaluations after each step and with whatever else ran there, so they are no measurement of
-# the optimizers; we conclude nothing on seconds. A larger model, a worse conditioned one, or a cheaper inverse (unit 06)
-# may turn the seconds around in either direction; this experiment does not show it.
+# A step costs more: up to ten products, each about as dear as a gradient. The CPU times above come with evaluations
+# after each step and with whatever else ran on the machine, so they are no measurement of the optimizers; we conclude
+# nothing on seconds. A larger model, or a cheaper inverse (unit 06), may turn them around in either direction.
 
 # %%
 fig, ax = plt.subplots()
-for (name, (_, _, results, _)), color, dash in zip(
-    found.items(), ["vermillion", "blue"], ["--", "-"], strict=True
-):
-    losses, n = results[:, 0], np.arange(1, 61)
-    ax.semilogy(
-        n, losses.mean(axis=0), color=COLORS[color], linestyle=dash, label=name
-    )
-    ax.fill_between(
-        n, losses.min(0), losses.max(0), color=COLORS[color], alpha=0.2
-    )
+n = np.arange(1, 61)
+looks = {"SGD": ("vermillion", "--"), "natural": ("blue", "-")}
+for name, (color, dash) in looks.items():
+    losses, color = found[name][2][:, 0], COLORS[color]
+    style = {"color": color, "linestyle": dash, "label": name}
+    ax.semilogy(n, losses.mean(axis=0), **style)
+    ax.fill_between(n, losses.min(0), losses.max(0), color=color, alpha=0.2)
 ax.axhline(TARGET, color="black", linewidth=1, linestyle="-")
 ax.set(xlabel="step", ylabel="training loss (nats)")
 ax.set_title("Half the steps; each costs more")
@@ -1425,13 +1414,13 @@ plots.show(
 # %% [markdown]
 # ## 10 · Where it breaks
 #
-# **$F$ is singular.** The softmax does not see a number added to all logits, so neither does $F$ (unit 01). Then (3.4) does
-# not exist. Elimination without damping divides rounding errors by rounding errors. Two ways out. Damping: as
+# **$F$ is singular.** The softmax does not see a number added to all logits, so neither does $F$ (unit 01). Then (3.4)
+# does not exist. Elimination without damping divides rounding errors by rounding errors. Two ways out. Damping: as
 # $\lambda\to0$, (3.11) tends to the shortest of all solutions. And CG without damping: it stays in the span of
 # $g,Fg,F^2g,\dots$, where $F$ is not singular. Both need that $g$ has no part along the kernel of $F$. It has none
 # here: if $Fv=0$ then $v^\top Fv=0$, so every $J_iv$ is a multiple of the vector of ones (the kernel of
-# $\mathrm{diag}(p)-pp^\top$), and the gradient of each loss in the logits, $p-e_y$, is orthogonal to that. Our network has
-# five such directions: add a number to all three weights that leave a hidden unit.
+# $\mathrm{diag}(p)-pp^\top$), and the gradient of each loss in the logits, $p-e_y$, is orthogonal to that. Our network
+# has five such directions: add a number to all three weights that leave a hidden unit.
 
 # %%
 whole_np, g_np = np.asarray(whole), np.asarray(g35)
@@ -1456,10 +1445,10 @@ assert np.linalg.cond(whole_np) > 1e14  # what elimination would divide by
 # %% [markdown]
 # That a step of length 309 exists is no reason to take it: a useful $\lambda$ stays far from that limit.
 #
-# **The step is too large.** Everything here is local. Start the Normal far off and too narrow, $\mu=3$, $\sigma=0.3$. The
-# natural step in $\log\sigma$ is $\frac\alpha2\big(\frac{(\mu-m)^2+v}{\sigma^2}-1\big)$, here $13.4\,\alpha$. With $\alpha=1$, $\sigma$ is
-# multiplied by more than half a million. In $(\mu,\sigma)$ the same formula moves $\sigma$ itself, to
-# $(1+13.4)\,\sigma$. So the invariance is lost, and the divergence has nothing to do with its quadratic.
+# **The step is too large.** Everything here is local. Start the Normal far off and too narrow, $\mu=3$, $\sigma=0.3$.
+# The natural step in $\log\sigma$ is $\frac\alpha2\big(\frac{(\mu-m)^2+v}{\sigma^2}-1\big)$, here $13.4\,\alpha$. With
+# $\alpha=1$, $\sigma$ is multiplied by more than half a million. In $(\mu,\sigma)$ the same formula moves $\sigma$
+# itself, to $(1+13.4)\,\sigma$. So the invariance is lost, and the divergence is far from its quadratic.
 
 # %%
 far = jnp.array([3.0, np.log(0.3)])
@@ -1482,8 +1471,8 @@ assert far[1] + d[1] - other > 10
 # %% [markdown]
 # The remedy is (3.12): bound the step in nats, and check the true divergence, not the quadratic.
 #
-# **$F$ from too few examples.** $\hat F=\frac1n\sum s_is_i^\top$ has rank at most $n$. And with $n>P$, the inverse is biased:
-# the mean of an inverse is not the inverse of the mean. If the scores are Normal, then
+# **$F$ from too few examples.** $\hat F=\frac1n\sum s_is_i^\top$ has rank at most $n$. And with $n>P$, the inverse is
+# biased: the mean of an inverse is not the inverse of the mean. If the scores are Normal, then
 # $\mathbb E[\hat F^{-1}]=\frac n{n-P-1}F^{-1}$ for $n>P+1$, a known fact on the inverse Wishart distribution. For ten
 # parameters:
 
@@ -1508,15 +1497,15 @@ few = rng.normal(size=(7, 10))
 assert np.linalg.matrix_rank(few.T @ few) == 7
 
 # %% [markdown]
-# With twice as many examples as parameters the step is more than twice too long on average, and far from $F^{-1}g$
-# in direction. Damping lifts the small eigenvalues that do this. An exact $F_R$ in (1.4) instead of one sampled $y$ helps
-# too, and so do averages over many batches, which unit 06 uses.
+# With twice as many examples as parameters the step is more than twice too long on average, and far from $F^{-1}g$ in
+# direction. Damping lifts the small eigenvalues that do this. An exact $F_R$ in (1.4) helps too, and so do averages
+# over many batches (unit 06).
 #
 # ## 11 · Change the code
 #
 # *The last of these cells needs a running kernel.* The slider sets the learning rate of ten natural steps from
-# $(1.2,\,0.2)$, in two parametrisations at once. Find the rate from which the paths part. Then put another name
-# of `PSI` in `pair`. For a map `psi` of your own, first `PSI["mine"] = psi, phi0` with `psi(phi0)` equal to `start`, and
+# $(1.2,\,0.2)$, in two parametrisations at once. Find the rate from which the paths part. Then put another name of
+# `PSI` in `pair`. For a map `psi` of your own, first `PSI["mine"] = psi, phi0` with `psi(phi0)` equal to `start`, and
 # `MATRICES["mine"] = matrices_in(psi)`. With `kind = 1` the steps are Newton's.
 
 # %%
@@ -1533,9 +1522,8 @@ def draw_paths(rate):
         trail = [psi(p)]
         slope_in = jax.grad(lambda q, psi=psi: loss(psi(q)))
         for _ in range(10):
-            p = p - rate * jnp.linalg.solve(
-                MATRICES[name][kind](p), slope_in(p)
-            )
+            A = MATRICES[name][kind](p)
+            p = p - rate * jnp.linalg.solve(A, slope_in(p))
             trail.append(psi(p))
         ax.plot(*np.array(trail).T, look, label=name)
     ax.plot(M, 0.5 * np.log(V), "k*", markersize=12)
@@ -1573,8 +1561,8 @@ _ = interact(draw_paths, rate=rate_slider)
 # opposite of what is wanted. It is still a descent direction, so the loss falls and the mistake may go unnoticed.
 # </details>
 #
-# <details><summary>2. You double every parameter, $\theta'=2\theta$. What happens to the natural step, to a plain gradient step,
-# and to a natural step damped with the same $\lambda$?</summary>
+# <details><summary>2. You double every parameter, $\theta'=2\theta$. What happens to the natural step, to a plain
+# gradient step, and to a natural step damped with the same $\lambda$?</summary>
 #
 # $F'=F/4$ and $g'=g/2$, so the natural step becomes $2\Delta\theta$: the same model. The plain step $-\alpha g/2$
 # is a quarter of what it should be. The damped one solves $(F/4+\lambda I)$: as with the damping $4\lambda$ before.
@@ -1582,18 +1570,18 @@ _ = interact(draw_paths, rate=rate_slider)
 #
 # <details><summary>3. Why can $F$ be damped with so little harm, and $H$ need so much?</summary>
 #
-# $F$ has no negative eigenvalue, so any $\lambda>0$ makes it positive definite. For $H$, $\lambda$ must exceed the size of
-# the most negative one.
+# $F$ has no negative eigenvalue, so any $\lambda>0$ makes it positive definite. For $H$, $\lambda$ must exceed the size
+# of the most negative one.
 # </details>
 #
 # <details><summary>4. A network has a softmax output. Is the natural gradient step then Newton's step?</summary>
 #
-# $G=F$, but $H$ has another term, $\sum_j\frac{\partial L}{\partial z_j}\nabla^2_\theta z_j$. It vanishes if $z$ is linear in
-# $\theta$ (as in logistic regression) or where the errors are zero.
+# $G=F$, but $H$ has another term, $\sum_j\frac{\partial L}{\partial z_j}\nabla^2_\theta z_j$. It vanishes if $z$ is
+# linear in $\theta$ (as in logistic regression) or where the errors are zero.
 # </details>
 #
-# <details><summary>5. Your $F$ comes from the batch of the gradient, 200 examples, and you have a million parameters. Is the
-# step the natural gradient?</summary>
+# <details><summary>5. Your $F$ comes from the batch of the gradient, 200 examples, and you have a million parameters.
+# Is the step the natural gradient?</summary>
 #
 # No. For a softmax $\hat F$ has rank at most 200 times (outputs − 1), with one sampled $y$ an example even 200;
 # everything else is decided by the damping.
@@ -1609,8 +1597,7 @@ _ = interact(draw_paths, rate=rate_slider)
 #   (2008): section 8.
 # - B. Polyak, A. Juditsky, *Acceleration of Stochastic Approximation by Averaging*, SIAM J. Control Optim. 30 (1992).
 #
-# **Next:** the exercises,
-# [exercises/03_natural_gradient](../exercises/03_natural_gradient/03_natural_gradient.ipynb). Unit 04 shows what happens
-# when $F$ is replaced by the empirical Fisher.
+# **Next:** the exercises, [exercises/03_natural_gradient](../exercises/03_natural_gradient/03_natural_gradient.ipynb).
+# Unit 04 shows what happens when $F$ is replaced by the empirical Fisher.
 #
 # *This notebook is built from* `source/lectures/03_natural_gradient.py`. *To change the course, see* `CONTRIBUTING.md`.
