@@ -46,8 +46,8 @@ lint: dev    ## formatter and linter; changes nothing
 types: dev   ## type check
 	@$(PY) -m mypy
 
-# Floors of the library whose unit has no lecture yet, and what stands beside the course: CI tests them after `make test`.
-# A unit that is written takes its own out.
+# The library's upper floors, which units 06 to 11 use, and what stands beside the course: CI tests them after `make test`,
+# which has twelve minutes.
 FLOORS := $(addprefix tests/library/,$(addprefix optimizers/test_,adahessian.py entropy_sgd.py gsam.py kfac.py sam.py) \
   curvature/test_spectrum.py curvature/test_kronecker.py test_networks.py test_sharpness.py test_landscapes.py \
   test_sharding.py test_training.py test_two_processes.py test_cifar.py) tests/benchmarks
@@ -58,7 +58,7 @@ PYTEST = $(COMPILED) JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PY) -m pytest -q -n 2 --
 unit: dev    ## pytest on tests/, less the floors
 	@$(PYTEST) $(addprefix --ignore=,$(FLOORS) $(BESIDE)) tests
 
-floors: dev  ## pytest on the floors of the library that no lecture uses yet
+floors: dev  ## pytest on the library's upper floors and the benchmarks
 	@$(PYTEST) $(FLOORS)
 
 # Every cell runs. Outputs are compared where a cell has the tag nbval-check-output: other outputs (figures, times)
