@@ -98,6 +98,7 @@ def write(path: Path, data: Any) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
+            os.fchmod(handle, 0o644)  # mkstemp makes a file that nobody else may read
             file.write(json.dumps(data, indent=1) + "\n")
         os.replace(name, path)
     except BaseException:

@@ -1,6 +1,7 @@
 """`python -m course_lib.experiments [NN.name ...]`: compute what is missing of these experiments, or of all.
 
-Each piece is kept in .cache/experiments as soon as it is there, so an interrupted run goes on; `--again` starts anew.
+Each piece is kept in .cache/experiments as soon as it is there, so an interrupted run goes on. A piece is known by its
+keywords alone: after a change of the code that computes it, `--again` starts anew.
 """
 
 import argparse
