@@ -255,6 +255,10 @@ FACTORS = Exercise(
             "small. They are the slopes of single examples already (lecture 06, §2).": _of_factors(
                 lambda A, G, a, g: (A, G / len(a) ** 2)
             ),
+            "you multiplied the slopes by n: G is n² times too large. That is for slopes of the mean loss; these are "
+            "slopes of each example's own loss already (lecture 06, §2).": _of_factors(
+                lambda A, G, a, g: (A, G * len(a) ** 2)
+            ),
             "these are outer products of the mean input and the mean slope, of rank one. Take the outer product of "
             "each example first, the mean after it (lecture 06, §2).": _of_factors(
                 lambda A, G, a, g: tuple(np.outer(m.mean(0), m.mean(0)) for m in (a, g))
@@ -349,6 +353,23 @@ DRAWN_SLOPES = Exercise(
         "you subtract the one-hot from the logits. The slope of log Σ exp z is softmax(z) (lecture 06, §2).": (
             _of_slopes(lambda g, p, z: z + (g - p))
         ),
+        "the softmax is taken down the columns, over the examples. An example's probabilities are a row, axis 1, which "
+        "sums to one (lecture 06, §2).": _of_slopes(lambda g, p, z: _softmax(z.T).T + (g - p)),
+        "the softmax is taken over all entries together. Each row has its own: axis 1 (lecture 06, §2).": _of_slopes(
+            lambda g, p, z: _softmax(z.reshape(1, -1)).reshape(z.shape) + (g - p)
+        ),
+        "you subtract the one-hot from log-probabilities. The slope at the logits has the probabilities themselves "
+        "(lecture 06, §2).": _of_slopes(lambda g, p, z: np.log(p) + (g - p)),
+        "these are differences of two one-hots, of observed and drawn labels. The probabilities are missing, and "
+        "the observed labels have no place here (lecture 06, §9).": lambda *args: (
+            drawn_slopes(*args) - _slopes_at(args[1], args[2])
+        ),
+        "you averaged the slopes at the drawn and at the observed labels. G takes the model's labels alone "
+        "(lecture 06, §9).": lambda *args: (drawn_slopes(*args) + _slopes_at(args[1], args[2])) / 2,
+        "you made keys of your own. Use `keys`, one for each example: else the labels are the same in every step "
+        "(lecture 06, §9).": _labelled(
+            lambda sample, z, y, keys: jax.vmap(sample)(jax.random.split(jax.random.key(0), len(z)), z)
+        ),
         "you keep the slope of the drawn class alone. The loss depends on every logit: a row has k entries that "
         "sum to zero (lecture 06, §2).": _of_slopes(lambda g, p, z: g * (g < 0)),
     },
@@ -419,6 +440,8 @@ DAMPED_FACTORS = Exercise(
             "the root of λ is missing: π λ and λ/π multiply to λ². Their product has to be λ (lecture 06, §6).": (
                 lambda A, G, lam: _split(A, G, _pi(A, G) * lam, lam / _pi(A, G))
             ),
+            "these are the inverses. The damped factors themselves are asked for; inverting comes next "
+            "(lecture 06, §7).": lambda A, G, lam: tuple(np.linalg.inv(m) for m in _damped(A, G, lam)),
             "the number is added to every entry. Damping adds it to the diagonal: a multiple of the identity "
             "(lecture 06, §6).": lambda A, G, lam: (A + _pi(A, G) * lam**0.5, G + lam**0.5 / _pi(A, G)),
             "G gets π√λ too. It gets √λ/π: the product of the two has to be λ (lecture 06, §6).": lambda A, G, lam: (
@@ -495,6 +518,12 @@ APPLY_INVERSE = Exercise(
             ),
             "these are inverse roots. Adam has a root over its second moments; K-FAC divides by F itself, so by A and "
             "G (lecture 06, §7).": lambda A, G, V: _power(A, -0.5) @ V @ _power(G, -0.5),
+            "you inverted the Cholesky factors L and stopped there: A = L Lᵀ has the inverse L⁻ᵀ L⁻¹, both of them "
+            "(lecture 06, §7).": lambda A, G, V: (
+                np.linalg.inv(np.linalg.cholesky(A)) @ V @ np.linalg.inv(np.linalg.cholesky(G))
+            ),
+            "you added the two sides. The product of the inverses stands on both sides of V at once: A⁻¹ V G⁻¹ "
+            "(lecture 06, §1).": lambda A, G, V: np.linalg.solve(A, V) + V @ np.linalg.inv(G),
             "this is the list of numbers. The matrix is asked for, in the shape of V (lecture 06, §1).": (
                 lambda A, G, V: _apply_inverse(A, G, V).ravel()
             ),
@@ -591,6 +620,55 @@ def _observed(W, A, G, t, a, g, g_drawn, *numbers):
     return _kfac_step(W, A, G, t, a, g, g, *numbers)
 
 
+def _exchanged(W, A, G, t, a, g, g_drawn, *numbers):
+    return _kfac_step(W, A, G, t, a, g_drawn, g, *numbers)
+
+
+def _bias_in_front(W, A, G, t, a, g, g_drawn, rate, damping, decay):
+    keep, rows = min(1 - 1 / t, decay), np.roll(_with_bias(a), 1, axis=1)
+    A = keep * A + (1 - keep) * _second_moment(rows)
+    G = keep * G + (1 - keep) * _second_moment(g_drawn)
+    return _stepped(W, rows.T @ g / len(a), A, G, rate, damping)
+
+
+def _this_batch(W, A, G, t, a, g, g_drawn, rate, damping, decay):
+    grad, A_t, G_t, _ = _parts(W, A, G, t, a, g, g_drawn, rate, damping, decay)
+    _, *new = _kfac_step(W, A, G, t, a, g, g_drawn, rate, damping, decay)
+    return _stepped(W, grad, A_t, G_t, rate, damping)[0], *new
+
+
+def _not_kept(W, A, G, *rest):
+    return _kfac_step(W, A, G, *rest)[0], A, G
+
+
+def _scaled_factors(scale: Callable) -> Callable:
+    """This batch's factors with wrong factors of n: scale(n) -> those of A and of G."""
+
+    def wrong(W, A, G, t, a, g, g_drawn, rate, damping, decay):
+        grad, A_t, G_t, e = _parts(W, A, G, t, a, g, g_drawn, rate, damping, decay)
+        c, f = scale(len(a))
+        new = e * A + (1 - e) * c * A_t, e * G + (1 - e) * f * G_t
+        return _stepped(W, grad, *new, rate, damping)
+
+    return wrong
+
+
+def _split_by(to_A: Callable) -> Callable:
+    """A wrong split of λ in the step: to_A(A, G, λ), and λ over that to G."""
+    return _after(
+        lambda W, A, G, grad, rate, lam: (
+            W - rate * _apply_inverse(*_split(A, G, to_A(A, G, lam), lam / to_A(A, G, lam)), grad),
+            A,
+            G,
+        )
+    )
+
+
+def _damped_exactly(W, A, G, grad, rate, lam):
+    (alpha, U), (beta, V) = np.linalg.eigh(A), np.linalg.eigh(G)
+    return W - rate * U @ (U.T @ grad @ V / (np.outer(alpha, beta) + W.dtype.type(lam))) @ V.T, A, G
+
+
 def _old_factors(W, A, G, t, a, g, g_drawn, rate, damping, decay):
     grad = _parts(W, A, G, t, a, g, g_drawn, rate, damping, decay)[0]
     _, *new = _kfac_step(W, A, G, t, a, g, g_drawn, rate, damping, decay)
@@ -611,6 +689,49 @@ KFAC_STEP = Exercise(
         {
             "G is made of g, the slopes at the observed labels. That is a factor of the empirical Fisher: G takes "
             "g_drawn, the gradient takes g (lecture 06, §9).": _observed,
+            "g and g_drawn are exchanged: the gradient takes g, of the observed labels, and G takes g_drawn "
+            "(lecture 06, §9).": _exchanged,
+            "the step is taken with the factors of this batch. The averages are kept to be used: invert the new ones "
+            "(lecture 06, §8).": _this_batch,
+            "A and G come back as they were. Return the new averages, or nothing is remembered (lecture 06, §8).": (
+                _not_kept
+            ),
+            "G is divided by n² too often: you divided g_drawn by n before squaring. Its rows are slopes of single "
+            "examples' losses (lecture 06, §2).": _scaled_factors(lambda n: (1, 1 / n**2)),
+            "the factors of the batch are sums. Both are means over the examples (lecture 06, §2).": _scaled_factors(
+                lambda n: (n, n)
+            ),
+            "the 1 of the bias stands in front. The bias is the last row of W: its 1 comes last (lecture 06, §2).": (
+                _bias_in_front
+            ),
+            "the old average got the weight 1/t. Its weight is 1 - 1/t, and this batch's 1/t (lecture 06, §8).": _kept(
+                lambda e, t, eps: min(1 / t, eps)
+            ),
+            "λ is added to the products of the eigenvalues: that is exact damping, another step. Here it is split "
+            "between the factors (lecture 06, §6).": _after(_damped_exactly),
+            "λ is split with π = 1. Take π from the traces (lecture 06, §6).": _split_by(lambda A, G, lam: lam**0.5),
+            "π is turned round: it is the quotient of A's mean eigenvalue over G's, under a root (lecture 06, §6).": (
+                _split_by(lambda A, G, lam: lam**0.5 / _pi(A, G))
+            ),
+            "the traces in π are not divided by the sizes of A and G (lecture 06, §6).": _split_by(
+                lambda A, G, lam: (lam * float(np.trace(A) / np.trace(G))) ** 0.5
+            ),
+            "the learning rate is missing (lecture 06, §7).": _after(
+                lambda W, A, G, grad, rate, lam: (_stepped(W, grad, A, G, 1.0, lam)[0], A, G)
+            ),
+            "the first value is the step, with its minus. The new weights are asked for: add it to W "
+            "(lecture 06, §7).": _after(
+                lambda W, A, G, grad, rate, lam: (_stepped(W, grad, A, G, rate, lam)[0] - W, A, G)
+            ),
+            "the step has A's inverse and not G's (lecture 06, §7).": _after(
+                lambda W, A, G, grad, rate, lam: (W - rate * np.linalg.solve(_damped(A, G, lam)[0], grad), A, G)
+            ),
+            "the step has G's inverse and not A's (lecture 06, §7).": _after(
+                lambda W, A, G, grad, rate, lam: (W - rate * grad @ np.linalg.inv(_damped(A, G, lam)[1]), A, G)
+            ),
+            "this is a step of gradient descent: the averages are right, and not used (lecture 06, §7).": _after(
+                lambda W, A, G, grad, rate, lam: (W - rate * grad, A, G)
+            ),
             "the gradient is made of g_drawn. Drawn labels are for the factors alone; along their gradient the model "
             "would learn its own noise (lecture 06, §9).": _step_with(
                 gradient=lambda grad, a, drawn: a.T @ drawn / len(a)

@@ -169,6 +169,26 @@ def _generic(wrong: Callable) -> Callable:
     return _where_p(lambda p: p > 1, wrong)
 
 
+def _between(wrong: Callable) -> Callable:
+    """Wrong for 1 < p < ∞ only: the two ends are often written as cases of their own."""
+    return _where_p(lambda p: 1 < p < math.inf, wrong)
+
+
+def _root_q(g, rho, p):
+    q = _dual_q(p)
+    return rho * jnp.sign(g) * jnp.abs(g) ** (q - 1) / jnp.sum(jnp.abs(g) ** q) ** (1 / q)
+
+
+def _no_root(g, rho, p):
+    q = _dual_q(p)
+    return rho * jnp.sign(g) * jnp.abs(g) ** (q - 1) / jnp.sum(jnp.abs(g) ** q)
+
+
+def _power_q(g, rho, p):
+    q = _dual_q(p)
+    return rho * jnp.sign(g) * jnp.abs(g) ** q / jnp.sum(jnp.abs(g) ** q) ** (1 / p)
+
+
 def _swapped(g, rho, p):
     """The formula with p and q exchanged."""
     if p == math.inf:
@@ -194,21 +214,22 @@ DUAL_NORM_PERTURBATION = Exercise(
         "the signs of g are lost: |g|^(q-1) is positive, and sign(g) has to be put back in front "
         "(lecture 08, §3).": lambda g, rho, p: jnp.abs(dual_norm_perturbation(g, rho, p)),
         "you divide by ‖g‖_q, the q-th root of Σ|g|^q. The formula has the p-th root of it; only so is ‖ε‖_p = ρ "
-        "(lecture 08, §3).": _generic(
-            lambda g, rho, p: (
-                rho
-                * jnp.sign(g)
-                * jnp.abs(g) ** (_dual_q(p) - 1)
-                / jnp.sum(jnp.abs(g) ** _dual_q(p)) ** (1 / _dual_q(p))
-            )
+        "(lecture 08, §3).": _generic(_root_q),
+        "for 1 < p < ∞ you divide by ‖g‖_q, the q-th root of Σ|g|^q. The formula has the p-th root of it; only so is "
+        "‖ε‖_p = ρ (lecture 08, §3).": _between(_root_q),
+        "you divide by Σ|g|^q without the root 1/p: then ‖ε‖_p is not ρ (lecture 08, §3).": _generic(_no_root),
+        "for 1 < p < ∞ you divide by Σ|g|^q without the root 1/p: then ‖ε‖_p is not ρ (lecture 08, §3).": (
+            _between(_no_root)
         ),
-        "you divide by Σ|g|^q without the root 1/p: then ‖ε‖_p is not ρ (lecture 08, §3).": _generic(
-            lambda g, rho, p: rho * jnp.sign(g) * jnp.abs(g) ** (_dual_q(p) - 1) / jnp.sum(jnp.abs(g) ** _dual_q(p))
+        "the exponent on |g| is q where it should be q - 1 (lecture 08, §3).": _generic(_power_q),
+        "for 1 < p < ∞ the exponent on |g| is q where it should be q - 1; sign(g) |g|^(q-1) is not g |g|^(q-1) "
+        "(lecture 08, §3).": _between(_power_q),
+        "p = 1 and p = ∞ are exchanged. In the ball of p = 1 the largest |g| gets all of ρ; in that of p = ∞ every "
+        "entry moves by ρ (lecture 08, §3).": lambda g, rho, p: dual_norm_perturbation(
+            g, rho, {1.0: math.inf, math.inf: 1.0}.get(p, p)
         ),
-        "the exponent on |g| is q where it should be q - 1 (lecture 08, §3).": _generic(
-            lambda g, rho, p: (
-                rho * jnp.sign(g) * jnp.abs(g) ** _dual_q(p) / jnp.sum(jnp.abs(g) ** _dual_q(p)) ** (1 / p)
-            )
+        "for p = ∞ the quotient p/(p - 1) is ∞/∞, which is nan. Its limit is q = 1 (lecture 08, §3).": _where_p(
+            lambda p: p == math.inf, lambda g, rho, p: g * math.nan
         ),
         "for p = 1 you spread ρ over all entries. εᵀg ≤ max|g| · Σ|ε|, with equality only if all of it goes to the "
         "largest |g| (lecture 08, §3).": _where_p(lambda p: p == 1, lambda g, rho, p: rho * jnp.sign(g) / g.size),
@@ -315,6 +336,17 @@ SAM_STEP = Exercise(
         "(lecture 08, §3).": lambda f, w, rho, lr, d: w - lr * (f(w + rho * f(w)) + d * w),
         "both gradients are averaged. SAM's step uses the one at w + ε̂ alone; the first only finds ε̂ "
         "(lecture 08, §4).": lambda f, w, rho, lr, d: w - lr * ((f(w) + f(w + _epsilon(f, w, rho))) / 2 + d * w),
+        "the two gradients are added. SAM's step uses the one at w + ε̂ alone; the first only finds ε̂ "
+        "(lecture 08, §4).": lambda f, w, rho, lr, d: w - lr * (f(w) + f(w + _epsilon(f, w, rho)) + d * w),
+        "the decay has the wrong sign: it makes the weights grow. The step is w - lr · (gradient + decay · w) "
+        "(lecture 08, §4).": lambda f, w, rho, lr, d: w - lr * (f(w + _epsilon(f, w, rho)) - d * w),
+        "the decay shrinks the weights after the step. The base takes both at once, from w: "
+        "w - lr · (gradient + decay · w) (lecture 08, §4).": lambda f, w, rho, lr, d: (
+            (w - lr * f(w + _epsilon(f, w, rho))) * (1 - lr * d)
+        ),
+        "ε̂ is ρ sign(g), the worst point for p = ∞. For p = 2 it is ρ g/‖g‖ (lecture 08, §3).": (
+            lambda f, w, rho, lr, d: w - lr * (f(w + rho * jnp.sign(f(w))) + d * w)
+        ),
         "the learning rate got into ε̂. Its length is ρ alone (lecture 08, §3).": lambda f, w, rho, lr, d: (
             w - lr * (f(w + lr * _epsilon(f, w, rho)) + d * w)
         ),
@@ -426,6 +458,11 @@ M_SAM_GRADIENT = Exercise(
         "the ascent has the wrong sign: every group looks for its WORST point (lecture 08, §4).": (
             lambda f, w, x, y, rho, m: m_sam_gradient(f, w, x, y, -rho, m)
         ),
+        "the groups' gradients are not normalised: each ε̂ must have the length ρ (lecture 08, §3 and §6).": _grouped(
+            lambda groups, f, w, rho: _mean([f(w + rho * f(w, *group), *group) for group in groups])
+        ),
+        "you divide the sum over the groups by n. Each group's gradient is a mean already, and there are n/m of them "
+        "(lecture 08, §6).": lambda f, w, x, y, rho, m: m_sam_gradient(f, w, x, y, rho, m) / m,
         "ρ is divided among the groups. Each group's ball has the whole radius (lecture 08, §6).": (
             lambda f, w, x, y, rho, m: m_sam_gradient(f, w, x, y, rho * m / len(x), m)
         ),
@@ -492,21 +529,24 @@ def _waves_steps(loss: Callable, grad: Callable, w: np.ndarray, rho: float, num_
 
 
 def _sharpness_cases(rng: np.random.Generator) -> list[Case]:
-    """(loss, grad, w, ρ, steps): the highest loss is met neither at the first nor at the last step, and no step spreads
-    rounding apart by more than a factor of 20."""
+    """(loss, grad, w, ρ, steps): the highest loss is met neither at the first nor at the last step in the first case;
+    at the last step in the second, where one step more would climb on. No step spreads rounding by more than 20."""
     size, num_steps = int(rng.integers(3, 6)), int(rng.integers(4, 6))
 
-    def case(dtype: DTypeLike) -> Case:
+    def case(dtype: DTypeLike, climbs: bool) -> Case:
         while True:
             loss, grad = _waves(rng, size)
             w, rho = rng.normal(size=size).astype(dtype).astype(float), float(rng.uniform(0.6, 1.2))
-            found = _waves_steps(loss, grad, w, rho, num_steps)
-            nudged = _waves_steps(loss, grad, w + 1e-6 * rng.normal(size=size), rho, num_steps)
-            inside = found.max() > max(found[0], found[-1], 0) + 0.05 and found[-1] > found[0] + 0.05
-            if inside and np.abs(nudged - found).max() < 2e-5:
+            *found, more = values = _waves_steps(loss, grad, w, rho, num_steps + 1)
+            nudged = _waves_steps(loss, grad, w + 1e-6 * rng.normal(size=size), rho, num_steps + 1)
+            if climbs:
+                good = found[-1] > max(0, *found[:-1]) + 0.02 and more > found[-1] + 0.02
+            else:
+                good = max(found) > max(found[0], found[-1], 0) + 0.05 and found[-1] > found[0] + 0.05
+            if good and np.abs(nudged - values).max() < 2e-5:
                 return loss, grad, jnp.asarray(w.astype(dtype)), rho, num_steps
 
-    return [case(np.float64), case(np.float32)]
+    return [case(np.float64, False), case(np.float32, True)]
 
 
 def _climbed(loss, grad, w, rho, num_steps, step):
@@ -553,6 +593,11 @@ SHARPNESS = Exercise(
         "(lecture 08, §1).": lambda f, g, w, rho, n: sharpness(f, g, w, rho, n) / (1 + f(w)),
         "the sign is turned: loss at w less the highest near it. It should be positive (lecture 08, §1).": (
             lambda f, g, w, rho, n: -sharpness(f, g, w, rho, n)
+        ),
+        "one step is missing: the loss is looked at after each of num_steps steps, the last one too "
+        "(lecture 08, §5).": lambda f, g, w, rho, n: sharpness(f, g, w, rho, n - 1),
+        "one step is too many: this looks at num_steps + 1 points beside w (lecture 08, §5).": lambda f, g, w, rho, n: (
+            sharpness(f, g, w, rho, n + 1)
         ),
         "you average over the steps. The sharpness is the highest of them (lecture 08, §5).": lambda f, g, w, rho, n: (
             _climbed(f, g, w, rho, n, lambda e, d: rho * _unit(d)).mean()
@@ -643,7 +688,7 @@ POWER_ITERATION = Exercise(
         "(lecture 08, §7).": _of_power(lambda A, v: ((v @ A(v)) / jnp.max(jnp.abs(v)) ** 2, v / jnp.max(jnp.abs(v)))),
         "this is 1/(vᵀAv): the quotient is upside down (lecture 08, §7).": _of_power(lambda A, v: (1 / (v @ A(v)), v)),
         "the eigenvalue is |vᵀAv|. Its sign tells a valley from a hill; keep it (lecture 08, §7).": _of_power(
-            lambda A, v: (jnp.abs(v @ A(v)), jnp.abs(v))
+            lambda A, v: (jnp.abs(v @ A(v)), v)
         ),
     },
 )
@@ -742,6 +787,22 @@ SAM_STEP_WITH_STATE = Exercise(
         "model (lecture 08, §4).": _with_state(lambda w, s, g, far, states, e, lr: (w + e - lr * far, states[1])),
         "the step goes uphill: subtract lr times the gradient (lecture 08, §4).": _with_state(
             lambda w, s, g, far, states, e, lr: (w + lr * far, states[0])
+        ),
+        "ε̂ is ρ g: the gradient has to be normalised, so that ε̂ has the length ρ (lecture 08, §3).": (
+            lambda loss, w, state, x, y, rho, lr: (
+                w
+                - lr
+                * jax.grad(loss, has_aux=True)(w + rho * jax.grad(loss, has_aux=True)(w, state, x, y)[0], state, x, y)[
+                    0
+                ],
+                loss(w, state, x, y)[1],
+            )
+        ),
+        "the state comes from a pass at the new w, a third one. The first pass, at w, gives it (lecture 08, §4).": (
+            lambda loss, w, state, x, y, rho, lr: (
+                sam_step_with_state(loss, w, state, x, y, rho, lr)[0],
+                loss(sam_step_with_state(loss, w, state, x, y, rho, lr)[0], state, x, y)[1],
+            )
         ),
         "ε̂ goes down. It looks for the worst point near w, along +g (lecture 08, §4).": (
             lambda loss, w, state, x, y, rho, lr: sam_step_with_state(loss, w, state, x, y, -rho, lr)

@@ -14,7 +14,8 @@
 # is meant so; in the menu, *Run all* stops there too.
 #
 # **Conventions**, everywhere below: weights are a matrix with one row for each input and one column for each output;
-# the bias is its last row; vec lists the rows, as `V.ravel()` does.
+# the bias is its last row; vec lists the rows, as `V.ravel()` does. In the lecture $d$ counts the bias's 1; where
+# inputs come without it (2 and 6) they have $d$ columns here, and $A$ has $d+1$.
 
 # %%
 import jax
@@ -127,7 +128,7 @@ probe(factors, "06.factors")
 def drawn_slopes(sample, z, y, keys):
     """The slopes at the logits that G of the last layer is made of.
 
-    sample(key, z_i) -> a class, an integer. z: (n, k) logits. y: (n,) observed classes. keys: (n,) typed keys.
+    sample(key, z_i) -> a class, an integer. z: (n, k) logits. y: (n,) observed classes. keys: (n,) keys.
     Returns (n, k).
     """
     ### BEGIN SOLUTION
@@ -220,6 +221,8 @@ def apply_inverse(A, G, V):
     ### END SOLUTION
 
 
+A = jnp.diag(jnp.array([4.0, 2.0, 3.0]))
+G = jnp.array([[0.3, 0.1], [0.1, 0.2]])
 apply_inverse(A, G, jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 1.0]]))
 
 # %% check="apply_inverse"
@@ -274,9 +277,13 @@ def kfac_step(W, A, G, t, a, g, g_drawn, learning_rate, damping, decay):
     ### END SOLUTION
 
 
+a = jnp.array(
+    [[1.0, 0.5, -1.0], [0.0, 2.0, 1.0], [-1.0, 0.0, 0.5], [2.0, 1.0, 0.0]]
+)
+g = jnp.array([[0.5, -0.5], [-0.2, 0.2], [0.9, -0.9], [-0.6, 0.4]])
 W = jnp.array([[0.5, -0.5], [0.1, 0.2], [0.0, 0.3], [0.0, 0.0]])
 g_drawn = jnp.array([[0.5, -0.5], [0.8, -0.8], [-0.1, 0.1], [0.4, -0.6]])
-kfac_step(W, jnp.eye(4), jnp.eye(2), 3, a, g, g_drawn, 0.1, 0.01, 0.95)[0]
+kfac_step(W, jnp.eye(4), jnp.eye(2), 3, a, g, g_drawn, 0.1, 0.01, 0.95)
 
 # %% check="kfac_step"
 check(kfac_step, "06.kfac_step")
@@ -298,12 +305,13 @@ probe(kfac_step, "06.kfac_step")
 # 2. Somebody uses batches of one and argues: "the expectation of $A_t\otimes G_t$ is then the exact block, so with
 #    moving averages K-FAC is exact". What would have to be averaged for that, and how many numbers is it? What does
 #    K-FAC average, and what is $\mathbb E[\bar A\otimes\bar G]$ for the plain means $\bar A,\bar G$ over $T$
-#    independent batches of $b$, at fixed weights?
+#    independent batches of $b$, all with the same network?
 # 3. Test (6.12) by hand. With probability one half an example has $a=1,g=0$, otherwise $a=0,g=1$ (single numbers).
 #    Find $A$, $G$, $F_\ell$, and for $b=2$ list the four batches and compute $\mathbb E[A_tG_t]$.
 # 4. A program takes its slopes from the *mean* loss of the batch: $g_i/b$ in the place of $g_i$, in $G$ only. Take
-#    plain factors of one batch. By what is the undamped K-FAC step multiplied? Now with a fixed $\lambda>0$ and the
-#    split (6.8), (6.9): to what does the step of a layer tend as $b\to\infty$? What has the method become?
+#    plain factors of one batch. By what is the undamped K-FAC step multiplied, where it exists? Now with a fixed
+#    $\lambda>0$ and the split (6.8), (6.9): to what does the step of a layer tend as $b\to\infty$ (put $A_t$, $G_t$ and
+#    the gradient at their limits)? What has the method become?
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 

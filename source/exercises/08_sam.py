@@ -5,13 +5,13 @@
 # all the formulas: the § signs point there.
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
-# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
-# the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. Check as
-# often as you like. The cells that only say "points" are for grading: leave them, there other inputs and other functions
-# are used, so write functions that use their arguments and not the example's names.
+# function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours.
+# If the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values.
+# Check as often as you like. The cells that only say "points" are for grading: leave them, there other inputs and other
+# functions are used, so write functions that use their arguments and not the example's names.
 #
-# Some arguments are functions: `grad(w)` gives a gradient, `loss(w)` a loss. They take and return JAX arrays. No part of
-# the exercises needs a loop over parameters.
+# Some arguments are functions: `grad(w)` gives a gradient, `loss(w)` a loss. They take and return JAX arrays. No part
+# of the exercises needs a loop over parameters.
 #
 # Difficulty: ● easy, ●● core, ●●● stretch. Until a function is written, its cell stops with `NotImplementedError`: that
 # is meant so; in the menu, *Run all* stops there too.
@@ -64,8 +64,9 @@ probe(perturbation, "08.perturbation")
 # %% [markdown]
 # ## 2 · ●● The worst point of any ball (3 points)
 #
-# Write the $\varepsilon$ with $\|\varepsilon\|_p\le\rho$ and the largest $\varepsilon^\top g$, for every $p$ from 1 to $\infty$ (§3,
-# equation 8.8). For $p=\infty$ the argument is `jnp.inf`. For $p=1$ no two entries of `g` have the same magnitude.
+# Write the $\varepsilon$ with $\|\varepsilon\|_p\le\rho$ and the largest $\varepsilon^\top g$, for every $p$ from 1 to
+# $\infty$ (§3, equation 8.8). For $p=\infty$ the argument is `jnp.inf`. For $p=1$ no two entries of `g` have the same
+# magnitude.
 #
 # <details><summary>Hint</summary>
 #
@@ -146,9 +147,9 @@ probe(sam_step, "08.sam_step")
 # %% [markdown]
 # ## 4 · ●● Every group its own perturbation (3 points)
 #
-# Write the gradient that SAM with $m$-sharpness hands to its base: cut the batch into groups of $m$ *consecutive* examples;
-# each group has its own $\hat\varepsilon$ ($p=2$), from its own gradient, and its own gradient at $w+\hat\varepsilon$. Return the
-# mean over the groups (§6).
+# Write the gradient that SAM with $m$-sharpness hands to its base: cut the batch into groups of $m$ *consecutive*
+# examples; each group has its own $\hat\varepsilon$ ($p=2$), from its own gradient, and its own gradient at
+# $w+\hat\varepsilon$. Return the mean over the groups (§6).
 #
 # <details><summary>Hint</summary>
 #
@@ -195,9 +196,9 @@ probe(m_sam_gradient, "08.m_sam_gradient")
 # %% [markdown]
 # ## 5 · ●● The sharpness (3 points)
 #
-# Write $h_\rho(w)=\max_{\|\varepsilon\|_2\le\rho}h(w+\varepsilon)-h(w)$, with the maximum replaced by the highest loss met in
-# `num_steps` steps of equation (8.14): $\varepsilon_0=0$, and $\varepsilon_{k+1}=\rho\,g/\|g\|$ with $g$ at $w+\varepsilon_k$. The loss is looked
-# at after each step, at $w+\varepsilon_1,w+\varepsilon_2,\dots$ (§5).
+# Write $h_\rho(w)=\max_{\|\varepsilon\|_2\le\rho}h(w+\varepsilon)-h(w)$, with the maximum replaced by the highest loss
+# met in `num_steps` steps of equation (8.14): $\varepsilon_0=0$, and $\varepsilon_{k+1}=\rho\,g/\|g\|$ with $g$ at
+# $w+\varepsilon_k$. The loss is looked at after each step, at $w+\varepsilon_1,w+\varepsilon_2,\dots$ (§5).
 #
 # <details><summary>Hint</summary>
 #
@@ -244,8 +245,9 @@ probe(sharpness, "08.sharpness")
 # %% [markdown]
 # ## 6 · ●●● Power iteration (2 points)
 #
-# Replace $v$ by $Av/\|Av\|_2$, `num_steps` times. Then return the eigenvalue estimate $v^\top Av$, for which one more product is
-# needed, and $v$ (§7). $A$ is symmetric and given by its products alone; its eigenvalue of largest magnitude may be negative.
+# Replace $v$ by $Av/\|Av\|_2$, `num_steps` times. Then return the eigenvalue estimate $v^\top Av$, for which one more
+# product is needed, and $v$ (§7). $A$ is symmetric and given by its products alone; its eigenvalue of largest magnitude
+# may be negative.
 #
 # <details><summary>Hint</summary>
 #
@@ -284,10 +286,10 @@ probe(power_iteration, "08.power_iteration")
 # %% [markdown]
 # ## 7 · ●●● A network with a state (3 points)
 #
-# A network with batch norm has a *state*, running averages that it will use when it is tested. Every pass gives a new one: here
-# `loss(w, state, x, y)` returns the pair (value, new state). The value does not depend on the state that goes in. SAM makes two
-# passes. Write a step of SAM ($p=2$, plain gradient descent, no decay) and return the new weights and the state that the next step
-# should start from (§4).
+# A network with batch norm has a *state*, running averages that it will use when it is tested. Every pass gives a new
+# one: here `loss(w, state, x, y)` returns the pair (value, new state). The value does not depend on the state that goes
+# in. SAM makes two passes. Write a step of SAM ($p=2$, plain gradient descent, no decay) and return the new weights and
+# the state that the next step should start from (§4).
 #
 # <details><summary>Hint</summary>
 #
@@ -338,12 +340,14 @@ probe(sam_step_with_state, "08.sam_step_with_state")
 # Let $h(\theta)=\frac12\theta^\top H\theta$ with $H=\mathrm{diag}(\sigma_1,\sigma_2)$ and $\sigma_1>\sigma_2>0$, and
 # $\theta=(a,b)$ not zero. All is for $p=2$.
 #
-# 1. Find $\hat\varepsilon(\theta)$, SAM's gradient $g(\theta+\hat\varepsilon)$, and the length of $\theta+\hat\varepsilon$'s displacement.
+# 1. Find $\hat\varepsilon(\theta)$, SAM's gradient $g(\theta+\hat\varepsilon)$, and the length of
+#    $\theta+\hat\varepsilon$'s displacement.
 # 2. Show from the chain rule that the gradient of $\theta\mapsto h(\theta+\hat\varepsilon(\theta))$ has the second term
 #    $\frac\rho{\|g\|}H(I-uu^\top)\,g(\theta+\hat\varepsilon)$ with $u=g/\|g\|$.
 # 3. For which $\theta$ is that term zero? Give the reason in one sentence.
-# 4. Now one dimension, $h=\frac12\sigma\theta^2$, and SAM with a constant learning rate $\alpha<2/\sigma$. Show that there is a
-#    $\theta>0$ that one step takes to $-\theta$, and the next one back. How does it depend on $\rho$, and what does it say about training with SAM?
+# 4. Now one dimension, $h=\frac12\sigma\theta^2$, and SAM with a constant learning rate $\alpha<2/\sigma$. Show that
+#    there is a $\theta>0$ that one step takes to $-\theta$, and the next one back. How does it depend on $\rho$, and
+#    what does it say about training with SAM?
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
@@ -353,14 +357,16 @@ probe(sam_step_with_state, "08.sam_step_with_state")
 # $g(\theta+\hat\varepsilon)=H\theta+\rho Hu=\big(\sigma_1a(1+\frac{\rho\sigma_1}{\|g\|}),\ \sigma_2b(1+\frac{\rho\sigma_2}{\|g\|})\big)$ with
 # $\|g\|=\sqrt{\sigma_1^2a^2+\sigma_2^2b^2}$: every component of the gradient is enlarged, that of the larger curvature more. (1 point)
 #
-# **2.** The chain rule gives $g(\theta+\hat\varepsilon)+(\partial\hat\varepsilon/\partial\theta)^\top g(\theta+\hat\varepsilon)$. Along a direction $v$ the
-# derivative of $g$ is $Hv$ and that of $\|g\|$ is $u^\top Hv$, so that of $\hat\varepsilon=\rho g/\|g\|$ is
-# $\rho\big(\frac{Hv}{\|g\|}-\frac{g\,(u^\top Hv)}{\|g\|^2}\big)=\frac\rho{\|g\|}(I-uu^\top)Hv$. The Jacobian is
-# $\frac\rho{\|g\|}(I-uu^\top)H$; both factors are symmetric, so its transpose is $\frac\rho{\|g\|}H(I-uu^\top)$. (2 points)
+# **2.** The chain rule gives $g(\theta+\hat\varepsilon)+(\partial\hat\varepsilon/\partial\theta)^\top
+# g(\theta+\hat\varepsilon)$. Along a direction $v$ the derivative of $g$ is $Hv$ and that of $\|g\|$ is $u^\top Hv$, so
+# that of $\hat\varepsilon=\rho g/\|g\|$ is $\rho\big(\frac{Hv}{\|g\|}-\frac{g\,(u^\top
+# Hv)}{\|g\|^2}\big)=\frac\rho{\|g\|}(I-uu^\top)Hv$. The Jacobian is $\frac\rho{\|g\|}(I-uu^\top)H$; both factors are
+# symmetric, so its transpose is $\frac\rho{\|g\|}H(I-uu^\top)$. (2 points)
 #
-# **3.** Here $g(\theta+\hat\varepsilon)=g+\rho Hu$, and $(I-uu^\top)g=0$, so the term is $\frac{\rho^2}{\|g\|}H(I-uu^\top)Hu$. $H$ is invertible: it
-# is zero exactly where $Hu$ is a multiple of $u$, that is, where $u$, and with it $\theta$, lies on an axis ($a=0$ or $b=0$). There a small
-# change of $\theta$ along the direction in which the gradient grows does not turn $u$. (1 point)
+# **3.** Here $g(\theta+\hat\varepsilon)=g+\rho Hu$, and $(I-uu^\top)g=0$, so the term is
+# $\frac{\rho^2}{\|g\|}H(I-uu^\top)Hu$. $H$ is invertible: it is zero exactly where $Hu$ is a multiple of $u$, that is,
+# where $u$, and with it $\theta$, lies on an axis ($a=0$ or $b=0$). There a small change of $\theta$ along the
+# direction in which the gradient grows does not turn $u$. (1 point)
 #
 # **4.** For $\theta>0$, $\hat\varepsilon=\rho$ and the step goes to $\theta-\alpha\sigma(\theta+\rho)$. This is $-\theta$ where
 # $\theta(2-\alpha\sigma)=\alpha\sigma\rho$, so $\theta=\frac{\alpha\sigma\rho}{2-\alpha\sigma}>0$; by symmetry the next step returns. It is

@@ -6,7 +6,7 @@
 #
 # *Sharpness-aware minimisation* (SAM) says yes to both: it looks for weights whose whole neighbourhood has a low loss.
 # You will derive the method, see which of its parts are theorems and which are shortcuts, and test ten of its paper's
-# claims on networks that train in a second. Some hold here, most hold in part, and one does not.
+# claims on networks that train in a second. Two hold here, seven in part, and one does not.
 #
 # **You will be able to**
 #
@@ -97,15 +97,16 @@ print("ρ:          ", rhos[[0, 3, 4, 10]])
 print("lowest f_p: ", best[[0, 3, 4, 10]])
 
 # %% [markdown]
-# At which radius does the answer change? In a well of depth $a$ and width $b$ the worst point of the ball is its edge,
-# $f_p=1.2-a\,e^{-\rho^2/2b^2}$. The two are equal where
-# $\frac{\rho^2}2\big(\frac1{0.15^2}-\frac1{0.6^2}\big)=\log\frac1{0.9}$.
+# At which radius does the answer change? At the bottom of a well of depth $a$ and width $b$ the worst point of the ball
+# is its edge, $f_p\approx1.2-a\,e^{-\rho^2/2b^2}$ (without the other well's tail, which is small). The two are equal
+# where $\frac{\rho^2}2\big(\frac1{0.15^2}-\frac1{0.6^2}\big)=\log\frac1{0.9}$.
 
 # %% tags=["claim:SAM-1"]
 switch = np.sqrt(2 * np.log(1 / 0.9) / (0.15**-2 - 0.6**-2))
 first_wide = rhos[best > 0][0]
 assert abs(best[0] + 1) < 0.02
 assert np.all((best > 0) == (rhos > switch))
+assert abs(two_wells(-1 - switch) - two_wells(1 + switch)) < 0.005  # the tail
 assert abs(best[-1] - 1) < 0.05
 assert np.all(f_p >= f_p[0])  # the sharpness is not negative
 verdict(
@@ -218,8 +219,8 @@ explorable(
 # $$\ell_D(\theta)\le\max_{\|\varepsilon\|\le\rho}\ell_S(\theta+\varepsilon)+\frac1{\sqrt n}
 # +\sqrt{\frac{\frac14P\log(1+r)+\frac14+\frac12\log\frac n\delta+\log(6n+3P)}{n-1}}. \tag{8.5}$$
 #
-# The paper's Theorem 2 has 4 times the first term and 8 times the logarithms, which swallows $1/\sqrt n$ and makes the
-# formula shorter:
+# The paper's Theorem 2 has 4 times the first term and 8 times the logarithms. That swallows $1/\sqrt n$ and $\frac14$,
+# by $(a+b)^2\le2a^2+2b^2$, and makes the formula shorter:
 #
 # $$\ell_D(\theta)\le\max_{\|\varepsilon\|\le\rho}\ell_S(\theta+\varepsilon)
 # +\sqrt{\frac{P\log(1+r)+4\log\frac n\delta+8\log(6n+3P)}{n-1}}. \tag{8.6}$$
@@ -298,9 +299,11 @@ def paper_bound(worst, norm2, P, n, rho, delta, tight=False):
 # $$\hat\varepsilon=\rho\,\mathrm{sign}(g)\,\frac{|g|^{q-1}}{\big(\|g\|_q^q\big)^{1/p}}. \tag{8.8}$$
 #
 # - $p=2$: then $q=2$ and $\hat\varepsilon=\rho\,g/\|g\|_2$, the gradient at length $\rho$. This is SAM.
-# - $p=\infty$: $|\varepsilon_i|\le\rho$ for each $i$. The best is $\hat\varepsilon=\rho\,\mathrm{sign}(g)$, which is (8.8) with $q=1$; the value is $\rho\|g\|_1$.
-# - $p=1$: $\varepsilon^\top g\le\max_i|g_i|\sum_i|\varepsilon_i|\le\rho\|g\|_\infty$, with equality if all of $\rho$ goes to the
-#   largest $|g_i|$. It is the limit of (8.8) as $p\to1$ and $q\to\infty$: $(|g_i|/\|g\|_\infty)^{q-1}$ goes to 0 for all others.
+# - $p=\infty$: $|\varepsilon_i|\le\rho$ for each $i$. The best is $\hat\varepsilon=\rho\,\mathrm{sign}(g)$, which is
+#   (8.8) with $q=1$; the value is $\rho\|g\|_1$.
+# - $p=1$: $\varepsilon^\top g\le\max_i|g_i|\sum_i|\varepsilon_i|\le\rho\|g\|_\infty$, with equality if all of $\rho$
+#   goes to the largest $|g_i|$. It is the limit of (8.8) as $p\to1$ and $q\to\infty$: $(|g_i|/\|g\|_\infty)^{q-1}$ goes
+#   to 0 for all others.
 
 
 # %%
@@ -364,8 +367,8 @@ verdict(
 #
 # It is the gradient *at* $\theta+\hat\varepsilon$, applied *to* $\theta$. A step costs two gradients: one for
 # $\hat\varepsilon$, one there. Weight decay is no part of either: it belongs to the base optimizer and to $\theta$
-# (unit 05 §9). And where a network has batch norm, the running averages are taken from the first pass, at $\theta$: the
-# weights $\theta+\hat\varepsilon$ are never used.
+# (unit 05 §9). And where a network has batch norm, take the running averages from the first pass, at $\theta$ (the
+# paper does not say): the network will be used with $\theta$, never with $\theta+\hat\varepsilon$.
 #
 # ### What is dropped
 #
@@ -450,24 +453,17 @@ def hill(w):
     return np.sin(2 * w[0]) + 0.5 * w[0] * w[1] + np.cos(w[1] + 0.3)
 
 
-def hill_gradient(w):
-    falling = np.sin(w[1] + 0.3)
-    return np.array([2 * np.cos(2 * w[0]) + 0.5 * w[1], 0.5 * w[0] - falling])
+def highest(w):
+    points = w[:, None] + 0.4 * edge  # the gradient is not 0 in this ball
+    return points[:, hill(points).argmax()]
 
 
-def true_max(w, rho=0.4):
-    points = w[:, None] + rho * edge  # the gradient is not 0 in this ball
-    best = hill(points).argmax()
-    return hill(points)[best], points[:, best]
-
-
-w = np.array([-0.3, 0.8])
-numeric = [
-    (true_max(w + 1e-3 * e)[0] - true_max(w - 1e-3 * e)[0]) / 2e-3
-    for e in np.eye(2)
-]
-danskin = np.abs(numeric - hill_gradient(true_max(w)[1])).max()
-print(f"(8.13): gradient of the true maximum off by {danskin:.0e}")
+w, nudges = np.array([-0.3, 0.8]), 1e-3 * np.eye(2)
+top = highest(w)
+of_max = [hill(highest(w + e)) - hill(highest(w - e)) for e in nudges]
+at_max = [hill(top + e) - hill(top - e) for e in nudges]
+danskin = np.abs(np.subtract(of_max, at_max)).max() / 2e-3
+print(f"(8.13): the two gradients differ by {danskin:.0e}")
 assert danskin < 1e-4
 
 # %% [markdown]
@@ -507,6 +503,11 @@ assert np.abs(slopes - [1, 2]).max() < 0.05
 assert 0.05 < early[4] < 0.3
 assert late[4] < early[4]
 assert late[-1] > 1
+fit = np.argmax(tiny(unravel(trained_tiny), batch[0]), axis=1) == batch[1]
+assert np.all(fit)
+for theta, low, high in ((theta0, 0.3, 0.7), (trained_tiny, 0.95, 1)):
+    g = SAM_gradient(theta, 0.0)
+    assert low < unit(g) @ unit(SAM_gradient(theta, 1e-3) - g) < high
 verdict(
     "SAM-so",
     "holds",
@@ -517,8 +518,9 @@ verdict(
 
 # %% [markdown]
 # So for $\rho\le0.1$ little is lost by dropping it, and after training less than before. Why less? This network fits
-# all its labels, so cross-entropy's Hessian fades together with its gradient, and $u$ has become nearly an eigenvector.
-# Where $\rho$ is large ($1$ here) the dropped term outgrows what is kept.
+# all its labels, so cross-entropy's Hessian fades together with its gradient, and $u$ has become nearly an eigenvector:
+# the cosine between $u$ and $Hu$ is over 0.95, and about 0.5 at the start. Where $\rho$ is large ($1$ here) the dropped
+# term outgrows what is kept.
 #
 # ### The algorithm
 #
@@ -773,40 +775,14 @@ for stop, rho in itertools.product(STOPS, (0.0, lab.RHO)):
     print(f"{stop:5}{rho:5.1f}   {said(e[:, 0], 2):14}", end="")
     print(f"{fifth[stop, rho].mean():8.1f}{loss[stop, rho].mean():10.2f}")
 
-# %%
-fig, axes = plt.subplots(1, 2, sharey=True)
-for ax, rho, name in zip(axes, (0.0, lab.RHO), ("SGD", "SAM"), strict=True):
-    for stop, color, mark in zip(
-        STOPS, ("sky", "blue", "vermillion"), "os^", strict=True
-    ):
-        e = stored("eigenvalues", rho, stop)
-        ax.errorbar(
-            range(1, 11),
-            e.mean(0),
-            yerr=e.std(0, ddof=1),
-            color=COLORS[color],
-            marker=mark,
-            linestyle="none",
-            label=f"{stop} steps",
-        )
-    ax.set(xlabel="place of the eigenvalue", yscale="log", title=name)
-axes[0].set_ylabel("eigenvalue of H (loss/θ²)")
-axes[1].legend(fontsize=10)
-plots.show(
-    fig,
-    "Two panels, SGD and SAM: the ten largest Hessian eigenvalues after 50, "
-    "300 and 1500 steps, with bars over five seeds. After 50 and 300 steps "
-    "SAM's are smaller; after 1500 the two panels agree.",
-)
-
 # %% [markdown]
-# Halfway SAM's largest eigenvalue is the smaller one, as the paper has it. **At the end the two are equal**, and so are
-# the ratios. SAM does better on new data (section 9) without being flatter by this measure. Why no difference? The
+# After 50 and 300 steps SAM's largest eigenvalue is the smaller one on average. The paper reports that for the end of
+# the training. **Here the two are equal at the end**, and so are nearly the ratios. SAM does better on new data (section 9) without being flatter by this measure. A likely reason: the
 # Hessian of cross-entropy fades as the loss goes to zero, and SGD's loss has gone further down. Per unit of loss SAM is
 # flatter; but that is another statement than the paper's.
 #
-# With the smallest rate, $\alpha=0.03$, neither is done after 1500 steps, and it is the other way round: SAM with
-# $\rho=0.1$ nearly halves $\sigma_{\max}$, and, as section 9 will show, the accuracy does not move.
+# With the smallest rate, $\alpha=0.03$, both still have a mean loss over 0.4 after 1500 steps, and it is the other way
+# round: SAM with $\rho=0.1$ nearly halves $\sigma_{\max}$, and, as section 9 will show, the accuracy hardly moves.
 
 # %% tags=["claim:SAM-spec"]
 half = top[300, 0.0].mean() / top[300, lab.RHO].mean()
@@ -814,6 +790,7 @@ end = top[1500, 0.0].mean() / top[1500, lab.RHO].mean()
 slow = [stored("eigenvalues", r, 1500, 0.03)[:, 0] for r in (0.0, 0.1)]
 per_loss = [(top[1500, r] / loss[1500, r]).mean() for r in (0.0, lab.RHO)]
 print("α = 0.03: σ_max", " and ".join(said(e, 2) for e in slow))
+assert min(stored("loss", r, 1500, 0.03).mean() for r in (0.0, 0.1)) > 0.4
 assert half > 1.3
 assert 0.7 < end < 1.4
 assert per_loss[0] > 2 * per_loss[1]
@@ -876,7 +853,7 @@ plots.show(
     fig,
     "Contour lines of the training loss over two filter-normalised random "
     "directions, around the SGD solution and around the SAM solution, whose "
-    "contours are about one and a half times as wide.",
+    "contours are wider.",
 )
 
 # %% tags=["claim:SAM-land"]
@@ -889,7 +866,6 @@ up = np.array(
 ).reshape(2, 3, -1)
 print("rise at ±½, mean of six directions, each seed:")
 print("SGD", np.round(up[0].mean(1), 3), " SAM", np.round(up[1].mean(1), 3))
-wider = up[0].mean() / up[1].mean()
 assert up[0].mean(1).min() > up[1].mean(1).max()
 verdict(
     "SAM-land",
@@ -906,7 +882,7 @@ verdict(
 # and the SAM network of seed 0. The loss is the share of errors. Its maximum over the ball has no formula, but for a
 # linear model there is an upper bound: give every example its own $\varepsilon$. Example $i$ can be misclassified
 # within the ball exactly if its margin is at most $\rho\|\tilde x_i\|$, where $\tilde x=(1,x)$; for a softmax, where
-# two rows of weights can move against each other, $\sqrt2\rho\|\tilde x_i\|$. (This is $m$-sharpness with $m=1$.) For
+# two rows of weights can move against each other, $\sqrt2\rho\|\tilde x_i\|$. (So it is the $m=1$ of section 6.) For
 # the network, the errors after an ascent: too few, so that its bound comes out too *small*.
 #
 # $\rho$ must be chosen before the data are seen. We take eight values and $\delta=0.05/8$ for each, so that all eight
@@ -992,7 +968,7 @@ print(f"the root alone, at the ρ = {lab.RHO} that SAM used: {at_sam:.1f}")
 verdict(
     "SAM-t1",
     "in part",
-    "derived, with two slips in print; (8.6) gives "
+    "derived, given step 5, with two slips in print; (8.6) gives "
     f"{values['logistic'][1]:.2f} for 3 parameters (test error "
     f"{rows['logistic'][4]:.2f}), {values['softmax'][1]:.2f} for 650 and "
     f"{values['network'][1]:.2f} for 7434: above 1 it says nothing",
@@ -1012,9 +988,9 @@ for P, n, norm2, worst, _ in rows.values():
 #
 # A fair comparison chooses for both sides alike. SGD: three learning rates times five weight decays. SAM: the same
 # rates times five radii, no decay. *SAM, decay*: SGD's chosen rate and decay, and the five radii, which is how the
-# paper did it. Every setting is trained with five seeds; the one with the best mean accuracy on the validation part is
-# read **once** on the test part. With probability *noise* a label of the training or validation part is replaced by
-# another class; those of the test part stay right.
+# paper did it (five settings more). *SGD* without decay has only its three rates. Every setting is trained with five
+# seeds; the one with the best mean accuracy on the validation part is read **once** on the test part. With probability
+# *noise* a label of the training or validation part is replaced by another class; those of the test part stay right.
 #
 # The numbers are **loaded**; the cell says how many seconds they took, on one core of a machine that others used too. A
 # short piece (40 steps) is computed again here.
@@ -1078,24 +1054,28 @@ plots.show(
 )
 
 # %% [markdown]
-# Two answers in one figure. Against plain SGD, SAM wins at every noise rate, as in the paper's Table 4. Against SGD
-# with a *tuned* weight decay it loses at every rate but zero. Decay and SAM together are best up to 40 %; at 60 % decay
-# alone is. One more number, promised in section 8: at $\alpha=0.03$, where SAM with $\rho=0.1$ nearly halved the
-# curvature, the accuracy hardly moves.
+# Two answers in one figure. Against plain SGD, SAM wins at every noise rate, as in the paper's Table 4 (which goes on
+# to 80 %; we did not). Against SGD with a *tuned* weight decay it loses at every rate but zero. Decay and SAM together
+# have the highest mean up to 40 % (at 20 % by little more than a standard error); at 60 % decay alone has, and there
+# the smallest radius that was tried is the best. One more number, promised in section 8: at $\alpha=0.03$, where SAM
+# with $\rho=0.1$ nearly halved the curvature, the accuracy hardly moves.
 
 
 # %%
 def ahead(method, other):
-    """Mean difference in points, per noise rate: same seeds, same data."""
-    return np.array([np.mean(a[method] - a[other]) for a in accuracy.values()])
+    """Mean paired difference in points for each noise rate."""
+    d = np.array([a[method] - a[other] for a in accuracy.values()])
+    errors = d.std(axis=1, ddof=1) / d.shape[1] ** 0.5
+    pairs = zip(d.mean(axis=1), errors, strict=True)
+    print(
+        f"{method} over {other}:", *(f"{m:+.1f} ± {e:.1f};" for m, e in pairs)
+    )
+    return d.mean(axis=1)
 
 
 # %% tags=["claim:SAM-noise"]
 plain, decayed = ahead("SAM", "SGD"), ahead("SAM", "SGD, decay")
 both = ahead("SAM, decay", "SGD, decay")
-print("SAM over plain SGD:         ", np.round(plain, 1))
-print("SAM over SGD with decay:    ", np.round(decayed, 1))
-print("SAM with over SGD with decay", np.round(both, 1))
 assert np.all(plain > 2)
 assert 4 < plain[0] < 6
 assert np.all(decayed[1:] < -1)
@@ -1103,7 +1083,7 @@ slow_sgd = noisy.where(noise=0.0, variant=None, steps=1500)[0]["test"][0]
 slow_sam = noisy.where(noise=0.0, variant={}, rates=lab.RATES)[0]["test"][1]
 moved = 100 * (np.mean(slow_sam) - np.mean(slow_sgd))
 print(f"α = 0.03, ρ = 0.1 against SGD:  {moved:+.1f}")
-assert abs(moved) < 1.5
+assert abs(moved) < 1
 assert np.all(both[:3] > 0)
 assert both[3] < 0
 verdict(
@@ -1135,6 +1115,7 @@ comparisons = {
     "MNIST-1D": (clean["SAM"], clean["SGD, decay"]),
     "both with decay": (clean["SAM, decay"], clean["SGD, decay"]),
     "SGD twice as long": (clean["SAM, decay"], read(longer)),
+    "same, SAM alone": (clean["SAM"], read(longer)),
     "digits": (read(on_digits), read(on_digits, without)),
     "finetuning": tuple(
         read(finetuned.where(variant=v)[0]) for v in ({}, None)
@@ -1142,30 +1123,37 @@ comparisons = {
 }
 
 # %% tags=["claim:SAM-tab"]
-lead = {}
+lead, errors = {}, {}
 print(f"{'':18}{'SAM':>12}{'SGD':>12}   difference (paired)")
 for name, (a, b) in comparisons.items():
     d = a - b
-    lead[name] = f"{d.mean():+.1f} ± {d.std(ddof=1) / len(d) ** 0.5:.1f}"
+    errors[name] = d.std(ddof=1) / len(d) ** 0.5
+    lead[name] = f"{d.mean():+.1f} ± {errors[name]:.1f}"
     print(f"{name:18}{said(a):>12}{said(b):>12}   {lead[name]}")
 d = {name: (a - b).mean() for name, (a, b) in comparisons.items()}
 assert d["MNIST-1D"] > 1
 assert d["both with decay"] > 2
-assert abs(d["SGD twice as long"]) < 2.5
-assert abs(d["finetuning"]) < 2
+assert abs(d["SGD twice as long"]) < errors["SGD twice as long"]
+assert -1.5 < d["same, SAM alone"] < -0.5
+assert -2 < d["finetuning"] < 0.5
+for variant in ({}, None):  # five settings at each rate, the smallest first
+    checked = finetuned.where(variant=variant)[0]["validation"]
+    assert np.mean(checked, axis=1).argmax() < 5
 verdict(
     "SAM-tab",
     "in part",
     f"points over SGD with decay: {lead['MNIST-1D']}, both with decay "
     f"{lead['both with decay']}; with SGD twice as long "
-    f"{lead['SGD twice as long']}; digits {lead['digits']} (SGD without "
+    f"{lead['SGD twice as long']}, without decay {lead['same, SAM alone']}; "
+    f"digits {lead['digits']} (SGD without "
     f"decay); finetuning {lead['finetuning']}; ± one standard error",
 )
 
 # %% [markdown]
 # SAM helps on MNIST-1D, and most on top of weight decay. Most of that lead is what a second gradient buys: SGD with
-# twice the steps is within a standard error. On the digits there is little to win. Finetuning gains nothing; there the
-# smallest of the three rates was best for both, so a smaller one might have changed it.
+# twice the steps is within a standard error of it, and beside SAM *without* decay it is even ahead by a point. On the
+# digits there is little to win, and SAM had eight settings for each of SGD's. Finetuning gains nothing, and may lose a
+# little; there the smallest of the three rates was best for both, so a smaller one might have changed it.
 
 # %% [markdown]
 # ### ◇ One radius for all?
@@ -1183,7 +1171,7 @@ for task in ("mnist1d", "digits"):
     gain[task] = tested[at].mean() - tested[0].mean()
     print(f"{task:8} ρ = 0: {said(tested[0])}; 0.05: {said(tested[at])}; ")
     print(f"         best, {radii_tried[best]}: {said(tested[best])}")
-    assert radii_tried[best] >= 0.2
+    assert radii_tried[best] == 0.3
     assert gain[task] < 2
 verdict(
     "SAM-rho",
@@ -1240,15 +1228,18 @@ plots.show(
     fig,
     "Test accuracy against the length of the perturbation for p = 2, p = "
     "infinity and a random direction; bars over five seeds. The best p = 2 "
-    "is above the best of the others; random needs lengths over ten times as "
-    "large.",
+    "is above the others; p = infinity is flat up to its largest length; "
+    "random needs lengths over ten times as large.",
 )
 
 # %% [markdown]
-# **The norm.** $p=2$ does better than $p=\infty$, and both need far less length than a random direction, as the paper
-# says (C.5). **The second-order term.** At small radii it changes little. At $\rho=0.3$, which is SAM's best, training
-# with it becomes unstable: some seeds learn, some do not; at $0.5$ none does. Tuned, it ties with SAM at a smaller
-# radius and at a higher price: "does not help" (C.4) holds.
+# **The norm.** $p=2$ does best, as the paper says (C.5). It also says that adversarial directions beat random ones.
+# Here $p=2$ does, with a tenth of the length; $p=\infty$ does not. But the curve of $p=\infty$ is flat up to the
+# largest radius tried, so a larger one might do better.
+#
+# **The second-order term.** The paper finds that it *degrades* accuracy (C.4). Here, at radii up to 0.2, it gains half
+# a point at the same radius. At 0.3, which is SAM's best, one seed of five ends at 43 %; at 0.5 none learns. With the
+# radius tuned for both it is a tie, at a higher price.
 
 
 # %%
@@ -1261,48 +1252,52 @@ def over_sam(name):
 # %% tags=["claim:SAM-c4", "claim:SAM-c5"]
 with_term = curve["2nd-order term"][1].mean(1)
 alone = curve["p = 2 (SAM)"][1].mean(1)
-assert winner["2nd-order term"].mean() < winner["p = 2 (SAM)"].mean() + 1
-assert with_term[3] < alone[3] - 3
+small = np.mean(with_term[:3] - alone[:3])
+assert abs(winner["2nd-order term"].mean() - winner["p = 2 (SAM)"].mean()) < 1
+assert 0.2 < small < 1
+assert np.round(curve["2nd-order term"][1][3].min()) == 43
 assert with_term[4] < 15
 verdict(
     "SAM-c4",
-    "holds",
-    f"tuned, the term changes accuracy by {over_sam('2nd-order term')} "
-    f"points; at ρ = 0.3 it gives {with_term[3]:.0f} %, at 0.5 "
-    f"{with_term[4]:.0f} %, without it {alone[3]:.0f} % and {alone[4]:.0f} %",
+    "in part",
+    f"tuned, the term changes accuracy by {over_sam('2nd-order term')} points; "
+    f"at equal ρ by {small:+.1f} up to 0.2, but at 0.3 it gives "
+    f"{with_term[3]:.0f} %, without it {alone[3]:.0f} %",
 )
 assert winner["p = ∞"].mean() < winner["p = 2 (SAM)"].mean() - 1
-assert best_at["random"] / best_at["p = 2 (SAM)"] == 5 / 0.3
+assert best_at["random"] / best_at["p = 2 (SAM)"] > 10
 assert winner["random"].mean() < winner["p = 2 (SAM)"].mean() - 1
+assert winner["p = ∞"].mean() < winner["random"].mean()
 verdict(
     "SAM-c5",
-    "holds",
+    "in part",
     f"p = ∞ against p = 2: {over_sam('p = ∞')} points; random: "
-    f"{over_sam('random')}, with an ε {5 / 0.3:.0f} times as long",
+    f"{over_sam('random')}; p = ∞, not tuned to its end, does not beat random",
 )
 
 # %% [markdown]
 # **More steps up.** C.6 of the paper says two things. During most of the training one step finds nearly what many do,
-# less so near convergence; and the accuracy hardly depends on it. `08.spectrum` has the first: the sharpness at
-# $\rho=0.1$ on all training data, by one step over that by twenty.
+# less so near convergence; and the accuracy is "not strongly affected" by it, though on CIFAR-100 several steps did
+# better. `08.spectrum` has the first: the sharpness at $\rho=0.1$ on all training data, by one step over that by
+# twenty. As for the second, five seeds cannot tell a gain of a point from none.
 
 # %% tags=["claim:SAM-c6"]
+found = {}
 for rho, name in ((0.0, "SGD"), (lab.RHO, "SAM")):
     share = [stored("gaps", rho, stop) for stop in STOPS]
     share = [np.mean(g[:, 0] / g[:, 2]) for g in share]
     print(f"{name}: one step finds", ", ".join(f"{s:.0%}" for s in share))
-    if name == "SGD":
-        assert share[0] > 0.95
-        assert share[2] < 0.75
-        found = share
+    assert min(share[:2]) > 0.95
+    assert share[2] < share[1] - 0.03
+    found[name] = share[2]
 alone = winner["p = 2 (SAM)"].mean()
 assert abs(winner["2 steps up"].mean() - alone) < 2.5
 assert abs(winner["5 steps up"].mean() - alone) < 2.5
 verdict(
     "SAM-c6",
     "holds",
-    f"along SGD one step finds {found[0]:.0%}, {found[1]:.0%} and "
-    f"{found[2]:.0%} of what 20 find; in training, 2 and 5 steps give "
+    "one step finds over 95 % of what 20 find, at the end "
+    f"{found['SAM']:.0%} (SGD {found['SGD']:.0%}); training with 2 and 5 gives "
     f"{over_sam('2 steps up')} and {over_sam('5 steps up')} points",
 )
 
@@ -1328,13 +1323,14 @@ plots.show(
 
 # %% [markdown]
 # **Smaller groups.** At the fixed radius 0.05 (the left end), smaller groups do better, by four points, as in the
-# paper's Fig. 3. At the radius that suits each, all four values of $m$ do the same: smaller groups only want a smaller
-# radius. That is what (8.15) leads one to expect, for at equal $\rho$ the groups' sharpness is the larger one.
+# paper's Fig. 3. At the best radius tried for each, all four values of $m$ do the same: smaller groups want a smaller
+# radius. ($m=1$ is best at the smallest one; a still smaller one might be better.) That is what (8.15) leads one to
+# expect, for at equal $\rho$ the groups' sharpness is the larger one.
 #
 # The paper's other statement is that $m$-sharpness *predicts* the generalisation gap better for small $m$. We take 60
 # networks of section 9 (SGD and SAM, all settings, two seeds), their gap (training less test accuracy) and their
 # $m$-sharpness at $\rho=0.05$ on the training data, and count ordered pairs: Kendall's $\tau$ is 1 if the sharper of
-# two networks always has the larger gap, 0 if that is as good as a coin.
+# two networks always has the larger gap, 0 if that is as good as a coin, −1 if it always has the smaller.
 
 # %%
 from scipy.stats import kendalltau
@@ -1357,9 +1353,11 @@ for m, a, b in zip(groups_of, tau, tau_fitted, strict=True):
     print(f"m = {m:4}: {a:+.2f}  {b:+.2f}")
 
 # %% [markdown]
-# The *order* is the paper's: $\tau$ rises as $m$ falls. The values are not. Over all networks the sharper one has the
+# $\tau$ rises as $m$ falls, but from far below zero to about zero. Over all networks the sharper one has the
 # **smaller** gap: one that has not fitted its data is on a slope, so $\rho\|g\|$ is large, and it has no gap yet. Among
-# those that do fit, $\tau$ for $m=1$ is about zero, and no $m$ predicts anything.
+# those that fit, $m=1$ predicts nothing, and $m=n$ the wrong way round. The paper measures the mutual information,
+# which does not see a sign: by it $m=n$, not $m=1$, would be the best predictor here. So this half of the claim does
+# not hold.
 
 # %% tags=["claim:SAM-m"]
 by_m = [curve[n][1][0].mean() for n in M_NAMES]  # at ρ = 0.05
@@ -1372,13 +1370,15 @@ assert tau[0] > tau[-1] + 0.2
 assert tau.max() < 0
 assert tau_fitted[0] > tau_fitted[-1] + 0.2
 assert abs(tau_fitted[0]) < 0.2
+assert best_at["m = 1"] == 0.05
 verdict(
     "SAM-m",
     "in part",
     f"at ρ = 0.05 m = 64, 16, 4, 1 give {by_m[0]:.1f}, {by_m[1]:.1f}, "
     f"{by_m[2]:.1f}, {by_m[3]:.1f} %; at the best ρ between "
-    f"{min(best_m):.1f} and {max(best_m):.1f} %; τ with the gap rises from "
-    f"{tau_fitted[-1]:.2f} (m = n) to {tau_fitted[0]:.2f} (m = 1)",
+    f"{min(best_m):.1f} and {max(best_m):.1f} %; τ with the gap is "
+    f"{tau_fitted[0]:.2f} for m = 1 and {tau_fitted[-1]:.2f}, the wrong way "
+    "round, for m = n",
 )
 
 # %% [markdown]
@@ -1390,9 +1390,10 @@ verdict(
 #
 # $$|\theta|=\frac{\alpha\sigma\rho}{2-\alpha\sigma}. \tag{8.16}$$
 #
-# Every start ends there, since the distance from it is multiplied by $-(1-\alpha\sigma)$ a step, and
-# $|1-\alpha\sigma|<1$ for $0<\alpha\sigma<2$. Only a learning rate that falls to zero ends it; that is why section 8
-# used one.
+# Every start but 0 ends there, for $0<\alpha\sigma<2$. As long as the sign stays, $|\theta|$ falls by at least
+# $\alpha\sigma\rho$ a step. From the first change on the sign changes each time, since $|\theta|\le\alpha\sigma\rho$
+# then (or $\alpha\sigma\ge1$), and the distance of $|\theta|$ from (8.16) is multiplied by $\alpha\sigma-1$. A learning
+# rate that falls to zero ends it; that is why section 8 used one.
 
 # %%
 sigma, alpha, rho = 2.0, 0.1, 0.1
@@ -1479,11 +1480,12 @@ _ = interact(draw_ball, p=p_slider, angle=angle_slider)
 # | $m$-sharpness | (8.15) | devices by `vmap` |
 # | largest eigenvalues | §7 | the whole matrix |
 #
-# **The answer.** From the loss around them alone: no. Above three parameters the bound is above 1; a rescaling that
+# **The answer.** From the loss around them alone: no. With 650 parameters the bound is above 1; a rescaling that
 # changes nothing changes the sharpness; and of our networks one pair differed nearly twofold in curvature and not in
 # accuracy, another by five points and not in curvature. Can you train for it? SAM does beat plain SGD, at every noise
-# rate. It is one good regulariser among others: tuned weight decay and longer training do about as much here, and with
-# wrong labels weight decay does more. What SAM does, when it helps, is not settled by the theorem that it came from.
+# rate. It is one good regulariser among others: tuned weight decay and twice the steps together do about as much here,
+# and with wrong labels weight decay does more. What SAM does, when it helps, is not settled by the theorem that it came
+# from.
 #
 # ### Check yourself
 #
@@ -1501,13 +1503,7 @@ _ = interact(draw_ball, p=p_slider, angle=angle_slider)
 # 512-sharpness, which is smaller at the same $\rho$.
 # </details>
 #
-# <details><summary>3. Why is there no second-order term for $p=\infty$?</summary>
-#
-# $\hat\varepsilon=\rho\,\mathrm{sign}(g)$ does not change when $\theta$ moves a little, except where an entry of $g$
-# crosses zero.
-# </details>
-#
-# <details><summary>4. A bound of 3 on a probability is true. Why was it worth deriving?</summary>
+# <details><summary>3. A bound of 3 on a probability is true. Why was it worth deriving?</summary>
 #
 # It shows which quantities can enter such an argument, and it led to a method. It does not explain why the method
 # works, if it does: a statement that is true of every network cannot tell a good one from a bad one.
@@ -1515,12 +1511,14 @@ _ = interact(draw_ball, p=p_slider, angle=angle_slider)
 #
 # ### Further reading
 #
-# - P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, *Sharpness-Aware Minimization for Efficiently Improving Generalization*, ICLR 2021.
-# - G. K. Dziugaite, D. M. Roy, *Computing Nonvacuous Generalization Bounds for Deep (Stochastic) Neural Networks*, UAI 2017: a
-#   bound below 1 for a network, by another route.
+# - P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, *Sharpness-Aware Minimization for Efficiently Improving
+#   Generalization*, ICLR 2021.
+# - G. K. Dziugaite, D. M. Roy, *Computing Nonvacuous Generalization Bounds for Deep (Stochastic) Neural Networks*, UAI
+#   2017: a bound below 1 for a network, by another route.
 # - L. Dinh, R. Pascanu, S. Bengio, Y. Bengio, *Sharp Minima Can Generalize for Deep Nets*, ICML 2017.
 # - H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein, *Visualizing the Loss Landscape of Neural Nets*, NeurIPS 2018.
-# - B. Ghorbani, S. Krishnan, Y. Xiao, *An Investigation into Neural Net Optimization via Hessian Eigenvalue Density*, ICML 2019.
+# - B. Ghorbani, S. Krishnan, Y. Xiao, *An Investigation into Neural Net Optimization via Hessian Eigenvalue Density*,
+#   ICML 2019.
 # - M. Andriushchenko, N. Flammarion, *Towards Understanding Sharpness-Aware Minimization*, ICML 2022: on $m$-sharpness.
 # - G. H. Golub, C. F. Van Loan, *Matrix Computations*, chapters 8 and 10: power iteration and Lanczos.
 #
