@@ -36,12 +36,12 @@ def _signed(rng: np.random.Generator, shape: Any, dtype: DTypeLike = np.float64)
 
 
 def _uniform_cases(rng: np.random.Generator) -> list[Case]:
-    """(u,): few below ½, many above, one just above, so that the mean is no threshold; a vector and a matrix."""
+    """(u,): few below ½, many above, one at ½ and one just above: the mean is no threshold."""
 
     def case(shape: tuple[int, ...], dtype: DTypeLike) -> Case:
         n = int(np.prod(shape))
-        low, high = rng.uniform(0.05, 0.45, 3), rng.uniform(0.6, 0.95, n - 4)
-        u = np.array([low[0], *rng.permutation([*low[1:], 0.51, *high])])  # its first sign is not that of most
+        low, high = rng.uniform(0.05, 0.45, 3), rng.uniform(0.6, 0.95, n - 5)
+        u = np.array([low[0], *rng.permutation([*low[1:], 0.5, 0.51, *high])])  # its first sign is not that of most
         return (jnp.asarray(u.reshape(shape).astype(dtype)),)
 
     return [case((int(rng.integers(11, 15)),), np.float64), case((3, 5), np.float32)]
@@ -140,7 +140,7 @@ def fair_signs(u):
 FAIR_SIGNS = Exercise(
     reference=fair_signs,
     inputs=_uniform_cases,
-    right=(lambda u: 2 * jnp.round(u) - 1, lambda u: jnp.sign(u - 0.5)),
+    right=(lambda u: 2 * (u >= 0.5).astype(u.dtype) - 1, lambda u: jnp.copysign(1, u - 0.5)),
     mistakes={
         "these are zeros and ones. Their mean is ½ and not 0, so z_i z_j does not average to 0: the signs are -1 and "
         "1 (lecture 07, §2).": _n(lambda u: (u >= 0.5).astype(u.dtype)),
@@ -158,6 +158,12 @@ FAIR_SIGNS = Exercise(
         "a sign of its own (lecture 07, §2).": _n(lambda u: np.full_like(u, 1 if u.ravel()[0] >= 0.5 else -1)),
         "your threshold is the mean of this u. Then the signs depend on each other, and are fair only by accident: the "
         "threshold is ½ (lecture 07, §2).": _n(lambda u: np.where(u < u.mean(), -1.0, 1.0)),
+        "a u of exactly ½ gets 0, which is no sign: z² would be 0 there. It counts as +1 (lecture 07, §2).": _n(
+            lambda u: np.sign(u - 0.5)
+        ),
+        "a u of exactly ½ gets -1. The text asks for -1 where u < ½ and +1 elsewhere (lecture 07, §2).": _n(
+            lambda u: np.where(u <= 0.5, -1.0, 1.0)
+        ),
         "these are ±½. With z² = ¼ the estimate would be a quarter of the diagonal (lecture 07, §2).": _n(
             lambda u: 0.5 * fair_signs(u)
         ),
@@ -482,6 +488,12 @@ HESSIAN_MOMENT = Exercise(
         "(lecture 07, §4).": _moment(lambda v, w, t, b2, k: v ** (k / 2)),
         "the correction divides outside the root. It belongs to the average of squares: first divide, then the root "
         "(lecture 07, §4).": _moment(lambda v, w, t, b2, k: (np.sqrt(v) / w) ** k),
+        "the correction comes after the power. It belongs to the average of squares: correct, take the root, then the "
+        "power (lecture 07, §4).": _moment(lambda v, w, t, b2, k: np.sqrt(v) ** k / w),
+        "you take the power before the average. Eq. 12 averages the squares of D, and takes the power of the root "
+        "at the end (lecture 07, §4).": _n(
+            lambda Ds, b2, k: np.sqrt(_square_average(abs(Ds) ** k, b2) / (1 - b2 ** len(Ds)))
+        ),
         "the exponent of the correction counts from 0. After t rows the weights sum to 1 - b2ᵗ (lecture 07, §4).": (
             _moment(lambda v, w, t, b2, k: (v / (1 - b2 ** (t - 1))) ** (k / 2))
         ),
@@ -613,6 +625,17 @@ ADAHESSIAN_STEP = Exercise(
         "1 - bᵗ (lecture 07, §4).": _stepper(hats=lambda m, v, t, b1, b2: (m / (1 - b1), v / (1 - b2))),
         "you return corrected averages. Store m and v as they are: the next step goes on from them (lecture 07, "
         "§4).": _stepper(stored=lambda m, v, m_hat, v_hat: (m_hat, v_hat)),
+        "the v that you return is D̄, the root of the corrected average. Store the plain average of squares: the next "
+        "step goes on from it (lecture 07, §4).": _stepper(stored=lambda m, v, m_hat, v_hat: (m, np.sqrt(v_hat))),
+        "only your v is returned corrected. Store the plain average (lecture 07, §4).": _stepper(
+            stored=lambda m, v, m_hat, v_hat: (m, v_hat)
+        ),
+        "the decay takes the new theta. It is α w θ with θ from before the step (lecture 07, §4).": _stepper(
+            finish=lambda theta, a, m, d, g, w: (theta - a * m / d) * (1 - a * w)
+        ),
+        "you return the change and not the new theta (lecture 07, §4).": _stepper(
+            finish=lambda theta, a, m, d, g, w: -a * (m / d + w * theta)
+        ),
         "b1 and b2 are exchanged: b1 belongs to the gradients, b2 to the curvatures (lecture 07, §4).": _stepper(
             decays=lambda b1, b2: (b2, b1)
         ),
@@ -646,6 +669,7 @@ def _run(
     chosen: Callable = lambda Ds, i, r: Ds[i],
     between: Callable = lambda v, b2, last: v,
     slow: bool = False,
+    by_steps: bool = False,
     m_hat: Callable = lambda m, b1, t: m / (1 - b1**t),
 ) -> Callable:
     """delayed_run with one of its parts replaced; r counts refreshes. slow: m is refreshed with v."""
@@ -661,7 +685,7 @@ def _run(
                 v = between(v, b2, last)
             if due(i, every) or not slow:
                 m = b1 * m + (1 - b1) * g
-            t = r if slow else i + 1
+            t = r if slow and not by_steps else i + 1
             with np.errstate(divide="ignore", invalid="ignore"):
                 theta = theta - alpha * m_hat(m, b1, t) / (np.sqrt(corrected(v, b2, i + 1, r)) + eps)
         return theta
@@ -742,6 +766,12 @@ DELAYED_RUN = Exercise(
         "n, 2n, ... (lecture 07, §4).": _run(
             due=lambda i, every: (i + 1) % every == 0,
             corrected=lambda v, b2, t, r: v / np.float64(1 - b2**r),
+        ),
+        "m is averaged at the refreshes only, while its correction counts steps. There is a gradient at every step, "
+        "and m takes all of them (lecture 07, §4).": _run(slow=True, by_steps=True),
+        "between refreshes v goes on decaying, and its correction counts steps. It is left alone there, and 1 - b2ʳ "
+        "counts refreshes (lecture 07, §4).": _run(
+            between=lambda v, b2, last: b2 * v, corrected=lambda v, b2, t, r: v / (1 - b2**t)
         ),
         "m is averaged at the refreshes only. There is a gradient at every step, and m takes all of them (lecture 07, "
         "§4).": _run(slow=True),

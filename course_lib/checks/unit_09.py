@@ -96,14 +96,15 @@ def _schedule_cases(rng: np.random.Generator) -> list[Case]:
 
 
 def _eigenvalue_cases(rng: np.random.Generator) -> list[Case]:
-    """(loss, θ, rho, start, steps): few steps, so that the way there still shows in the value."""
+    """(loss, θ, rho, start, steps): few steps, so that the way there still shows in the value. A bowl and a hill."""
     n = int(rng.integers(3, 6))
 
-    def case(steps: int) -> Case:
+    def case(steps: int, sign: float) -> Case:
         theta, start = 0.3 * rng.normal(size=n), 2 * rng.normal(size=n)
-        return _loss(rng, n), jnp.asarray(theta), float(rng.uniform(0.3, 0.6)), jnp.asarray(start), steps
+        rho = float(rng.uniform(0.3, 0.6))
+        return _loss(rng, n, sign), jnp.asarray(theta), rho, jnp.asarray(start), steps
 
-    return [case(2), case(3)]
+    return [case(2, 1.0), case(3, -1.0)]
 
 
 def _asam_cases(rng: np.random.Generator) -> list[Case]:
@@ -418,6 +419,13 @@ GSAM_STEP = Exercise(
         "you descend g with the ascent added: SAM's g_p is missing from the descent (lecture 09, §5).": _of_step(
             lambda theta, g, p, across, r, a, lr: theta - lr * (g - a * across)
         ),
+        "this is the update alone. The new weights are asked for, θ plus it (lecture 09, §6).": _of_step(
+            lambda theta, g, p, across, r, a, lr: -lr * (p - a * across)
+        ),
+        "you divide by ‖g_p‖ once where g is split. The unit vector stands twice in a projection, so it is ‖g_p‖² "
+        "(lecture 09, §5).": _of_step(
+            lambda theta, g, p, across, r, a, lr: theta - lr * (p - a * (g - (g @ p) / jnp.linalg.norm(p) * p))
+        ),
         "the perturbation is divided by ‖g‖², so its length is ρ/‖g‖ (lecture 09, §1).": _other_point(
             lambda theta, g, r: theta + r * g / (g @ g)
         ),
@@ -471,6 +479,8 @@ RHO_SCHEDULE = Exercise(
             lambda lr, a, b, low, high: low + (high - low) * jnp.clip((lr - a) / b, 0, 1)
         ),
         "this is ρ_max η/η_max, which knows no ρ_min (lecture 09, §6).": lambda lr, a, b, low, high: high * lr / b,
+        "this is ρ_max η/η_max, kept between the ends. The line begins at ρ_min where η = η_min, not at 0 where η = 0 "
+        "(lecture 09, §6).": lambda lr, a, b, low, high: jnp.clip(high * lr / b, low, high),
         "you clamped ρ to the ends of the learning rate (lecture 09, §6).": lambda *a: jnp.clip(_bare(*a), a[1], a[2]),
     },
 )
@@ -540,6 +550,11 @@ def _right_step(f, theta, epsilon, r):
     return r * _unit(_difference(f, theta, epsilon))
 
 
+def _exact_eigenvalue(f, theta, r, start, steps):
+    values = np.linalg.eigvalsh(np.asarray(jax.hessian(f)(theta)))
+    return values[np.abs(values).argmax()]
+
+
 EIGENVALUE_FROM_GAP = Exercise(
     reference=eigenvalue_from_gap,
     inputs=_eigenvalue_cases,
@@ -580,6 +595,16 @@ EIGENVALUE_FROM_GAP = Exercise(
         "`start` is used as it is: the first ε has length ρ too, ρ start/‖start‖ (lecture 09, §4).": _loop(
             _right_step, lambda start, r: start
         ),
+        "`start` is not brought to length 1: ρ·start has the length ρ‖start‖. The first ε is ρ start/‖start‖ "
+        "(lecture 09, §4).": _loop(_right_step, lambda start, r: r * start),
+        "the steps follow ∇h(θ+ε) - ∇h(θ), one side only: the third derivative stays in it, and turns ε. Take the "
+        "gradient at θ-ε away (lecture 09, §4).": _loop(
+            lambda f, theta, e, r: r * _unit(jax.grad(f)(theta + e) - jax.grad(f)(theta))
+        ),
+        "this is the exact eigenvalue of the Hessian at θ. Asked for is the estimate from the losses at θ ± ε after "
+        "`steps` steps, with the ρ that is given (lecture 09, §4).": _exact_eigenvalue,
+        "the sign is lost: on a hill the eigenvalue of largest absolute value is negative. Do not take abs "
+        "(lecture 09, §4).": _of_epsilon(lambda f, theta, r, e: jnp.abs(_two_sided(f, theta, r, e))),
         "`start` is not used: you begin along the gradient at θ, which at a minimum is 0 (lecture 09, §4).": (
             lambda f, theta, r, start, steps: eigenvalue_from_gap(f, theta, r, jax.grad(f)(theta), steps)
         ),

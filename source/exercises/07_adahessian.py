@@ -26,8 +26,8 @@ jax.config.update("jax_enable_x64", True)
 # ## 1 · ● Fair signs (1 point)
 #
 # A generator gives numbers `u`, uniform between 0 and 1. Make fair signs of them (§2): $-1$ where $u<\frac12$ and $+1$
-# elsewhere, in the shape and type of `u`. (In real code you would call `course_lib`'s `rademacher`, which takes 32
-# signs from one random word.)
+# elsewhere (so at exactly $\frac12$ too), in the shape of `u`. (In real code you would call `course_lib`'s
+# `rademacher`, which takes 32 signs from one random word.)
 #
 # <details><summary>Hint</summary>
 #
@@ -99,7 +99,8 @@ probe(probe_error, "07.probe_error")
 #
 # You have a loss and $M$ probes, the rows of `Z`. Return the mean over the probes of $z\odot Hz$, and its standard
 # error: the sample standard deviation of the $M$ draws (with $M-1$) over $\sqrt M$. $H$ is the Hessian of the loss at
-# `theta` (§2). In real code no $P\times P$ matrix is formed; the check looks at the values only.
+# `theta` (§2). The probes need not be signs. In real code no $P\times P$ matrix is formed; the check looks at the
+# values only.
 #
 # <details><summary>Hint</summary>
 #
@@ -178,7 +179,7 @@ probe(block_average, "07.block_average")
 # %% [markdown]
 # ## 5 · ●● Averaging in time (2 points)
 #
-# You have the averaged diagonals $D^{(s)}$ of all steps so far, one row a step. Return $v_t=\bar D_t^{\,k}$ after the
+# You have the averaged diagonals $D^{(s)}$ of all steps so far, one row a step. Return $\bar D_t^{\,k}$ after the
 # last row, with bias correction (§4, equation 7.9).
 #
 # <details><summary>Hint</summary>
@@ -221,9 +222,9 @@ probe(hessian_moment, "07.hessian_moment")
 #
 # $$\theta\leftarrow\theta-\alpha\Big(\frac{\hat m}{\bar D^{\,k}+\varepsilon}+w\,\theta\Big),$$
 #
-# with $\theta$ on the right from before the step. `t` is the number of this step and counts from 1. Return $\theta$ and
-# the two averages as they are to be stored: `m` of the gradients, `v` of the squares of the averaged diagonals, both
-# without correction.
+# with $\theta$ on the right from before the step, $\hat m=m/(1-\beta_1^t)$ and $\bar D=\sqrt{v/(1-\beta_2^t)}$. `t` is
+# the number of this step and counts from 1. Return $\theta$ and the two averages as they are to be stored: `m` of the
+# gradients, `v` of the squares of the averaged diagonals, both without correction.
 #
 # <details><summary>Hint</summary>
 #
@@ -319,7 +320,8 @@ probe(delayed_run, "07.delayed_run")
 # 2. Every weight is measured in a unit of its own, $\theta_j=s_j\varphi_j$ with $s_j>0$. Find the gradient and the
 #    exact diagonal of the Hessian in $\varphi$. Show that with $k=1$, $\varepsilon=0$ the step, brought back to
 #    $\theta$, does not change. What is it for other $k$?
-# 3. Now one probe of fair signs is used, in $\varphi$ as in $\theta$. Write the estimate of entry $j$ in $\varphi$, its
+# 3. Now one probe of fair signs is used, the same $z$ in $\varphi$ as in $\theta$ ($k=1$, $\varepsilon=0$). Write the
+# estimate of entry $j$ in $\varphi$, its
 #    mean and its variance. Is the step still the same?
 # 4. Now $D$ is exact, and averaged over a block of two weights. Give numbers $D_1,D_2,s_1,s_2$ for which the step is
 #    not the same with $k=1$, $\varepsilon=0$. In one or two sentences: what does this say about the blocks that one

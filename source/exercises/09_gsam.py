@@ -6,7 +6,7 @@
 #
 # **How it works.** Replace `raise NotImplementedError` with your answer and run the cell. Its last line tries your
 # function on a small example. Then run the *check* cell below it: it calls your function on random inputs beside ours. If
-# the values differ and the mistake is one we know, it says which; otherwise it shows the input and both values. Check as
+# the values differ and the mistake is one we know, it says which; otherwise it shows what it can of the input and of both values. Check as
 # often as you like. The cells that only say "points" are for grading: leave them, there other inputs are used, so write
 # functions that use their arguments and not the example's names.
 #
@@ -223,11 +223,12 @@ probe(rho_schedule, "09.rho_schedule")
 # %% [markdown]
 # ## 6 · ●●● The eigenvalue from the gap (3 points)
 #
-# $2h_\rho/\rho^2$ estimates $\sigma_{\max}$ at a minimum. Elsewhere the gradient spoils it, and one step does not find the top
+# $2h_\rho/\rho^2$ estimates $\sigma_{\max}$ at a minimum, the eigenvalue of largest absolute value. Elsewhere the gradient spoils it, and one step does not find the top
 # eigenvector. Write the estimate that takes both sides throughout (§4, equation 9.10): begin with
 # $\varepsilon=\rho\cdot\text{start}/\|\text{start}\|$; repeat `steps` times $\varepsilon\leftarrow\rho\,d/\|d\|$ with
 # $d=\nabla h(\theta+\varepsilon)-\nabla h(\theta-\varepsilon)$; return
-# $\frac{h(\theta+\varepsilon)+h(\theta-\varepsilon)-2h(\theta)}{\rho^2}$.
+# $\frac{h(\theta+\varepsilon)+h(\theta-\varepsilon)-2h(\theta)}{\rho^2}$ with its sign: on a hill it is negative. Stay in 64 bits, as
+# the inputs are.
 #
 # <details><summary>Hint</summary>
 #
@@ -238,7 +239,7 @@ probe(rho_schedule, "09.rho_schedule")
 
 # %% answer="eigenvalue_from_gap"
 def eigenvalue_from_gap(loss, theta, rho, start, steps):
-    """An estimate of the largest eigenvalue of the Hessian at theta, from both sides of theta.
+    """An estimate of the eigenvalue of the Hessian with the largest absolute value, with its sign.
 
     loss(theta) -> scalar. theta: (P,). rho: radius > 0. start: (P,), not zero, any length. steps: a whole number >= 1.
     Returns a scalar.
@@ -309,12 +310,12 @@ probe(asam_perturbation, "09.asam_perturbation")
 #
 # 1. Show for any loss: a step $d=-\eta(g_p-\alpha g_\perp)$ changes $f_p$ by $-\eta\|g_p\|^2+O(\eta^2)$, whatever $\alpha$ is (take $g_p$
 #    to be the gradient of $f_p$). Find the change of $h_\rho$ to the same order, and the part of it that is due to $\alpha$.
-# 2. For the trough, show that $g_p=\big(I+\frac{\rho}{\|g\|}H\big)g$ exactly, with $H=\mathrm{diag}(\lambda_1,\lambda_2)$.
-# 3. Let both weights be positive. Turn $g=(g_1,g_2)$ by a right angle, $n=(g_2,-g_1)$, and show that
+# 2. From here on $g_p$ is SAM's, the gradient after one step (it differs from $\nabla f_p$ by $O(\rho^2)$). For the trough, show that $g_p=\big(I+\frac{\rho}{\|g\|}H\big)g$ exactly, with $H=\mathrm{diag}(\lambda_1,\lambda_2)$.
+# 3. Let both weights be positive, so $g_1,g_2>0$. Turn $g=(g_1,g_2)$ by a right angle, $n=(g_2,-g_1)$, and show that
 #    $n^\top g_p=\frac{\rho}{\|g\|}(\lambda_1-\lambda_2)\,g_1g_2>0$: to which side of $g$ does $g_p$ lie, that of the steep axis or that of
 #    the flat one?
 # 4. On which side of $g_p$ does $-g_\perp$ point, then? In which of the two weights does GSAM make a longer step than SAM,
-#    relative to the other one? Say in two or three sentences what this does to a path that runs along a ridge or a trough.
+#    relative to the other one? Say in two or three sentences what this does to a path that runs along the trough.
 #
 # Write in the cell below, in words and LaTeX (`$...$`).
 
@@ -333,7 +334,8 @@ probe(asam_perturbation, "09.asam_perturbation")
 #
 # **4.** $g$ lies on the other side of $g_p$, that of the flat axis, and $g_\perp$ points there; so $-g_\perp$ points from $g_p$ still
 # farther to the steep axis. GSAM's direction has more of $\theta_1$ and less of $\theta_2$ than SAM's: it takes out the steep coordinate
-# first. A path in a trough is pushed to its floor, where $\theta_1=0$, and then follows the floor. On a ridge the curvature across is negative, the
-# sign of $\lambda_1-\lambda_2$ turns round, and the path is kept from falling off to the side. Either way it stays longer
-# where the curvature across the path is dealt with. (1 point)
+# first. A path in a trough is pushed to its floor, where $\theta_1=0$, and then follows the floor. (1 point)
+#
+# (Not asked: on a ridge, $\lambda_1<0<\lambda_2$, $g_1<0$ and $n^\top g_p>0$ again; the ascent then takes from the step down the flank,
+# and adds to the one along the ridge.)
 # ### END SOLUTION

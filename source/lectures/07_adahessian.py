@@ -1206,7 +1206,7 @@ verdict(
     "AH-t6",
     "not here",
     f"digits: the mean is within 0.2 nats over a factor of "
-    f"{usable['AdaHessian']:.0f} in the rate, AdamW {usable['AdamW']:.0f}, "
+    f"{usable['AdaHessian']:.0f} in the rate, AdamW {usable['AdamW']:.0f} "
     f"(only the median seed does better: at 4 "
     f"times the rate it changes by {middle_rise['AdaHessian']:+.2f} nats, "
     f"AdamW's by {middle_rise['AdamW']:+.2f}); at 4 times the rate AdaHessian "
@@ -1505,12 +1505,12 @@ _ = interact(
 # More probes make the second term of (7.8) small. The first, the spread inside the block, stays.
 # </details>
 #
-# <details><summary>4. β2 = 0.999, one probe a step. Is D̄ after 10 000 steps at one θ the diagonal of the Hessian?</summary>
+# <details><summary>4. β2 = 0.999, one probe a step. Is D̄ after 10 000 steps at one θ the Hessian's diagonal?</summary>
 #
 # No. It is near $\sqrt{D^2+\sigma^2}$, (7.10): signs are lost, and the noise has been squared before it was averaged.
 # </details>
 #
-# <details><summary>5. Every fourth step has a Hessian. What is the exponent of β2 in the bias correction at step 9?</summary>
+# <details><summary>5. Every fourth step has a Hessian. Which exponent of β2 corrects D̄ at step 9?</summary>
 #
 # 3: steps 1, 5 and 9 refreshed it.
 # </details>

@@ -21,9 +21,10 @@
 # **Notation.** As in unit 08: $\theta$: the weights; $h$: the mean training loss; $g=\nabla h(\theta)$ and
 # $H=\nabla^2h(\theta)$; $\hat g=g/\|g\|$; $\rho$: the radius of a ball around $\theta$; $f_p$: the perturbed loss, the
 # largest $h$ in that ball; $h_\rho=f_p-h$: the surrogate gap; $g_p$: the gradient at the perturbed point;
-# $\sigma_{\max}$: the eigenvalue of $H$ with the largest absolute value. The GSAM paper writes $w$, $f$ and $h$ for our
-# $\theta$, $h$ and $h_\rho$. One letter changes its meaning: **in this unit $\alpha$ is the weight of GSAM's ascent**,
-# as in the paper and in the code; the learning rate is $\eta$.
+# *across* $g$: perpendicular to $g$. The GSAM paper writes $w$, $f$ and $h$ for our $\theta$, $h$ and $h_\rho$. Two
+# things change their meaning. **In this unit $\alpha$ is the weight of GSAM's ascent**, as in the paper and in the code;
+# the learning rate is $\eta$. And $\sigma_{\max}$ is the eigenvalue of $H$ with the largest *absolute* value, which is
+# what a power iteration finds; in unit 08 it was the largest. At a minimum the two are one.
 #
 # | code | what it is |
 # |---|---|
@@ -78,7 +79,9 @@ COLORS = plots.OKABE_ITO
 #
 # **How far below?** Let $g\ne0$ and $\rho$ so small that no point of the ball has gradient zero; then the maximum lies
 # on the sphere. A point of the sphere is $\theta+\rho u$ with $u=\cos\varphi\,\hat g+\sin\varphi\,e$, where $e$ is a
-# unit vector across $g$. Expand for small $\varphi$ and $\rho$, with $\cos\varphi\approx1-\frac12\varphi^2$:
+# unit vector across $g$. In Taylor's series around $\theta$, $\rho\,g^\top u=\rho\|g\|\cos\varphi$ and
+# $\frac12\rho^2u^\top Hu$ depend on $\varphi$. With $\cos\varphi\approx1-\frac12\varphi^2$ and
+# $\sin\varphi\approx\varphi$ they give the second and the third term of
 #
 # $$h(\theta+\rho u)=h(\theta_{adv})-\tfrac12\rho\|g\|\varphi^2+\rho^2\varphi\,e^\top H\hat g+\dots$$
 #
@@ -95,14 +98,19 @@ COLORS = plots.OKABE_ITO
 # **Whose gradient is $g_p$?** Let $\varepsilon^*$ be the maximiser at $\theta$. For every other $\theta'$ we have
 # $f_p(\theta')\ge h(\theta'+\varepsilon^*)$, since $\varepsilon^*$ is one of the points of the ball around $\theta'$
 # too; at $\theta'=\theta$ the two sides are equal. So $f_p(\theta')-h(\theta'+\varepsilon^*)$ is smallest at $\theta$,
-# and if it is differentiable there, its gradient is zero:
+# and if it is differentiable there (it need not be, where two points of the sphere are equally high), its gradient is
+# zero:
 #
 # $$\nabla f_p(\theta)=\nabla h(\theta+\varepsilon^*). \tag{9.4}$$
 #
 # The dependence of $\varepsilon^*$ on $\theta$ drops out. SAM's $\hat\varepsilon$ misses $\varepsilon^*$ by
 # $\rho\varphi$, which is of order $\rho^2$, so $g_p$ misses $\nabla f_p$ by a term of order $\rho^2$.
 #
-# **Check.** A function of two variables: two sharp pits and a flat valley, which section 6 descends. To find
+# **Check.** Two sharp pits and a flat valley, which section 6 descends: with $B_{c,s}(\theta)=e^{-\|\theta-c\|^2/2s^2}$,
+#
+# $$h(\theta)=1.5-0.95\,\big(B_{(1,\,0.8),\,0.3}+B_{(1,\,-0.8),\,0.3}\big)-0.65\,B_{(3.3,\,0),\,1.3}.$$
+#
+# The paper does not give the formula of its landscape (Figure 3); this one was built for the purpose. To find
 # $\varepsilon^*$ we repeat (9.2) with the gradient at $\theta+\varepsilon$ (at the maximum on the sphere the gradient
 # points along $\varepsilon$, so $\varepsilon^*$ is a fixed point), and confirm it with a fine grid on the circle.
 
@@ -127,6 +135,7 @@ def perturbed_loss(theta, rho):
     return h(theta + climb(h, theta, rho, 60))
 
 
+# %%
 angles = np.linspace(0, 2 * np.pi, 20_001)
 circle = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1))
 for radius in (0.02, 0.1, 0.2):
@@ -256,9 +265,10 @@ curves = ex.Panel(
         ex.Curve("f_p", xs, pooled),
         ex.Points("f_p at minima", minima, fp_slide, color="black"),
     ],
-    alt="Three valleys, a narrow deep one on the left, a wide one on the "
-    "right, and the perturbed loss above them.",
+    alt="Three valleys, a narrow deep one on the left, a wide one on the right, and the perturbed loss above them.",
 )
+
+# %%
 numbers = [
     ex.Readout(f"{name} at θ{i + 1}", values[:, i], "", ".2f")
     for name, values in (("f_p", fp_slide), ("gap", gap_slide))
@@ -334,8 +344,8 @@ verdict(
 #
 # At a minimum $g=0$, and $h(\theta+\varepsilon)-h(\theta)=\frac12\varepsilon^\top H\varepsilon+O(\|\varepsilon\|^3)$.
 # Write $\varepsilon$ in the eigenvectors of $H$, with coordinates $c_i$: $\varepsilon^\top
-# H\varepsilon=\sum_i\lambda_ic_i^2\le\lambda_{\max}\sum_ic_i^2\le\lambda_{\max}\rho^2$, with equality along the top
-# eigenvector. At a minimum no eigenvalue is negative, so the largest is the one of largest absolute value (Lemma 3.3):
+# H\varepsilon=\sum_i\sigma_ic_i^2\le\sigma_{\max}\sum_ic_i^2\le\sigma_{\max}\rho^2$, with equality along the top
+# eigenvector, since at a minimum no eigenvalue is negative (Lemma 3.3):
 #
 # $$h_\rho(\theta^*)=\tfrac12\rho^2\sigma_{\max}+O(\rho^3)\quad\Longrightarrow\quad\sigma_{\max}\approx\frac{2h_\rho}{\rho^2}. \tag{9.8}$$
 #
@@ -411,9 +421,10 @@ theta = 0.02 * jax.random.normal(off_key, (6,))
 slope_there = A @ theta
 length = jnp.linalg.norm(slope_there)
 mean_curvature = slope_there @ A @ slope_there / length**2
+of_bowl = jax.jit(lambda rho: estimates(bowl, theta, rho, 60))
 print("   ρ  one step  60 steps  both sides  (σ = 5)")
 for rho in (1.0, 0.3, 0.1, 0.01):
-    one, several, both = estimates(bowl, theta, rho, 60)
+    one, several, both = of_bowl(rho)
     print(f"{rho:4} {one:9.2f} {several:9.2f} {both:11.2f}")
     assert abs(one - 2 * length / rho - mean_curvature) < 1e-9 * one
     assert abs(both - 5) < 1e-6
@@ -446,8 +457,8 @@ for rho in (1.0, 0.3, 0.1, 0.01):
 # $$\theta\leftarrow \theta-\eta\,\big(g_p-\alpha\,g_\perp\big). \tag{9.13}$$
 #
 # **Check.** Three times: with the true maximiser; with SAM's one step, but its $\varepsilon$ held fixed; and with a new
-# one-step $\varepsilon$ at the new $\theta$. The last is what one would measure in practice, and there a first-order
-# term of size $\rho^2$ may remain.
+# one-step $\varepsilon$ at the new $\theta$. The last is what one would measure in practice. There $g_p$ is not quite
+# the gradient, but misses it by a term of order $\rho^2$ (section 1), so $\Delta f_p/(t\|g_\perp\|)$ may be of that order.
 
 
 # %%
@@ -514,7 +525,7 @@ verdict(
 #    shorter.)
 # 4. The base optimizer gets $g_p-\alpha g_\perp$ in place of the gradient.
 #
-# Its cost is SAM's, two gradients a step, and some vector arithmetic. Every vanilla step costs one.
+# Its cost is SAM's, two gradients a step, and some vector arithmetic. A step without SAM ("vanilla" there) costs one.
 #
 # Line 1 has a trap. In a warm-up $\eta_t$ starts below $\eta_{\min}$, the *last* learning rate, and then
 # $\rho_t<\rho_{\min}$. With $\rho_{\min}=0$ it is even negative: "uphill" becomes downhill. So we keep $\rho_t$ within
@@ -533,7 +544,9 @@ def rate(t):  # warm-up from 0 in 10 steps, then down to a tenth
 
 steps = jnp.arange(50)
 ours = rho_t(rate(steps), 0.01, 0.1, 0.0, 0.3)
-schedule = rho_like_learning_rate(rate, 0.1, 0.3, 0.01, 0.0)
+schedule = rho_like_learning_rate(
+    rate, lr_max=0.1, rho_max=0.3, lr_min=0.01, rho_min=0.0
+)
 assert jnp.allclose(ours, schedule(steps))
 bare = 0.3 * (rate(steps) - 0.01) / 0.09
 print(f"first step: ρ = {ours[0]:.3f}, without the clamp {bare[0]:.3f}")
@@ -591,12 +604,12 @@ verdict(
 )
 
 # %% [markdown]
-# (optax computes some schedules and moments in 32 bits; that is why we ask for $10^{-6}$ only.)
-#
-# **A toy like the paper's Figure 3.** Two sharp minima near $(1,\pm0.8)$, a flat and less deep one near $(3.3,0)$, and
-# between the two pits a ridge that leads to the flat one. The paper does not give its formula; this function was built
-# for the purpose, and so was the start. Plain descent, SAM ($\rho=0.3$) and GSAM ($\rho=0.3$, $\alpha=1$), 400 steps
+# **A toy like the paper's Figure 3**: the landscape of section 1. Its sharp minima are near $(1,\pm0.8)$, the flat and
+# less deep one near $(3.3,0)$, and between the two pits a ridge leads to the flat one. The start was chosen for the
+# purpose too. Plain descent, SAM ($\rho=0.3$) and GSAM ($\rho=0.3$, $\alpha=1$), 400 steps
 # with $\eta=0.1$, from 300 starts scattered around $(0.35,0.45)$ with a standard deviation of 0.02 in each coordinate.
+# The last two lines of the table are from section 7: the descent of $f_p+h_\rho$ with $\rho=0.15$, and of $h$ and
+# $h_\rho$ with $\rho=0.3$.
 
 
 # %%
@@ -618,6 +631,7 @@ wide_x, wide_y = np.meshgrid(
 everywhere = jnp.asarray(np.stack([wide_x.ravel(), wide_y.ravel()], axis=1))
 
 
+# %%
 def places(opt, num_steps):
     """For all starts, 0: a sharp pit, 1: the flat valley, 2: elsewhere."""
     end = jax.vmap(lambda theta: trajectory(opt, theta, num_steps)[-1])
@@ -652,11 +666,11 @@ for name, p in where.items():
     print(f"{name:14}{np.mean(p[300:] == 1):6.0%}")
 
 # %% [markdown]
-# As in the paper: SGD and SAM end in the sharp pit, GSAM in the flat valley, from every start. Two more lines ask what
-# did it. With twice the radius SAM leaves the pits too; with $\eta=0.1$ it then keeps jumping from one wall to the
-# other, and with $\eta=0.02$ it ends in the flat valley, from every start. And the sum $f_p+\lambda h_\rho$ (section 7)
-# gets there with half the radius. So in this landscape the ascent does something that a larger $\rho$ does as well.
-# Section 7 says why.
+# As in the paper: SGD and SAM end in the sharp pit, GSAM in the flat valley, from every start near $(0.35,0.45)$. From
+# anywhere in the plane the difference is much smaller: most starts lie where every method goes the same way. With twice
+# the radius SAM leaves the pits too, but with $\eta=0.1$ two thirds of its paths are in neither place after 400 steps;
+# with $\eta=0.02$ and 2000 steps all end in the flat valley. So in this landscape a larger $\rho$ can do what the ascent
+# does. The sum gets there with *half* the radius, which section 7 does not explain: see there.
 #
 # **Move the sliders**: $\alpha$ from 0 (that is SAM) upwards, and $\rho$. The first 240 steps from $(0.35,0.45)$ are
 # drawn on the loss. The readouts are for the last of them: the loss, the one-step gap at $\rho=0.3$, and the top
@@ -696,7 +710,7 @@ orange = {"color": "orange", "marker": "diamond"}
 on_the_loss = ex.Panel(
     "240 steps on the loss",
     "first weight",
-    "2nd",
+    "second weight",
     xlim=(-0.3, 4.5),
     ylim=(-1.4, 1.4),
     items=[
@@ -720,7 +734,7 @@ ex.explorable(
         ex.Slider("ρ, the radius", rhos_toy, start=2),
     ],
     [on_the_loss],
-    [ex.Readout("loss", facts[0]), ex.Readout("gap", facts[1])]
+    [ex.Readout("loss", facts[0]), ex.Readout("gap at ρ = 0.3", facts[1])]
     + [ex.Readout("σ", facts[2], format=".2f")],
 )
 
@@ -753,15 +767,16 @@ ex.explorable(
 # (Table 2). The fifth descends $h$ and lowers $f_p$ across it.
 #
 # The table says something that the paper does not. The fourth line is **SAM with radius $(1+\lambda)\rho$**, to first
-# order in $\rho$. And GSAM turns the step exactly as SAM with radius $(1+\alpha)\rho$ does: the two differ along $\hat
-# g$ only, that is in the *length* of the step, which a learning rate can undo. What else they do is of second order in
-# $\rho$, if $h$ has a second derivative. So a fair comparison must let SAM have a larger $\rho$, and one expects the
-# advantage, if any, at large $\rho$.
+# order in $\rho$. And GSAM turns the step as SAM with radius $(1+\alpha)\rho$ does, to that order: the two differ along
+# $\hat g$ only, that is in the *length* of the step, as if the learning rate changed a little at every step. What else
+# they do is of second order in $\rho$, if $g\ne0$ and $h$ has a second derivative. So a fair comparison must let SAM have
+# a larger $\rho$, and one expects the advantage, if any, at large $\rho$.
 #
 # **Check**: the differences must fall as $\rho^2$, at the point `THETA` of section 1.
 
 
 # %%
+@jax.jit
 def directions(theta, rho, alpha=0.7):
     g, g_p = grad_h(theta), grad_h(theta + climb(h, theta, rho, 1))
     return {
@@ -773,6 +788,10 @@ def directions(theta, rho, alpha=0.7):
 
 
 # %%
+H, g = jax.hessian(h)(THETA), grad_h(THETA)
+u = g / jnp.linalg.norm(g)
+a = u @ H @ u
+b = H @ u - a * u
 left_over = {name: [] for name in directions(THETA, 0.1)}
 turns = []
 for rho in radii:
@@ -789,6 +808,8 @@ for name, values in (left_over | {"turn": turns}).items():
     slope = np.polyfit(np.log(radii), np.log(values), 1)[0]
     print(f"{name:10} slope {slope:.2f}")
     assert abs(slope - 2) < 0.15
+
+# %%
 g, g_p = grad_h(THETA), grad_h(THETA + climb(h, THETA, 0.1, 1))
 assert np.allclose(min_fp_h(g, g_p, 0.7), g_p - 0.7 * split(g, g_p)[1])
 assert np.allclose(min_f_h(g, g_p, 0.7), g + 0.7 * split(g_p, g)[1])
@@ -797,30 +818,44 @@ assert np.allclose(min_sum(g, g_p, 0.7), g_p + 0.7 * (g_p - g))
 # %% [markdown]
 # (The last line, "turn", is the angle between GSAM with $\rho$ and SAM with $1.7\rho$.)
 #
-# Why then "sub-optimal"? The paper's picture is a conflict: if $g_p^\top(g_p-g)<0$, going down $h_\rho$ goes up $f_p$.
-# By (9.15) $g_p^\top(g_p-g)=\rho\,a\|g\|+O(\rho^2)$: there is a conflict to first order where the curvature $a$ along
-# $g$ is *negative*, as on the side of a bump, and none where it is positive. With $\lambda$ large enough the sum then
-# climbs. On the flank of the ridge, where $g$ points downhill into a pit:
+# **How small must $\rho$ be?** By (9.15) the sum with $\rho=0.15$ and $\lambda=1$ is SAM with $\rho=0.3$. In section 6
+# the first went to the valley and the second to the pit, from every start. Here are their directions at $(0.35,0.45)$:
+
+# %%
+by_sam = directions(RIDGE, 0.3)["SAM"][0]
+by_sum = directions(RIDGE, 0.15, 1.0)["f_p + λhρ"][0]
+for name, d in (("SAM, 0.3", by_sam), ("sum, 0.15", by_sum)):
+    print(f"{name:9} {d[0]:+.3f} {d[1]:+.3f}")
+assert by_sam @ by_sum < 0  # not even the same half-plane
+
+# %% [markdown]
+# They point to opposite sides. $\rho=0.3$ is as wide as the pits, and the terms of order $\rho^2$ decide. So (9.15) says
+# nothing about section 6, neither about the sum nor about GSAM.
+#
+# Why is the sum "sub-optimal"? The paper's picture is a conflict: if $g_p^\top(g_p-g)<0$, going down $h_\rho$ goes up
+# $f_p$. By (9.15) $g_p^\top(g_p-g)=\rho\,a\|g\|+O(\rho^2)$: to first order there is a conflict where the curvature $a$
+# along $g$ is negative, and then the sum with a large $\lambda$ climbs. GSAM's direction never does: its inner product
+# with $g_p$ is $\|g_p\|^2$. On the flank of the ridge:
 
 # %%
 ridge = jnp.array([0.35, 0.3])
 g = grad_h(ridge)
 g_p = grad_h(ridge + climb(h, ridge, 0.1, 1))
 curvature = (g @ jax.hessian(h)(ridge) @ g) / (g @ g)
-print(f"curvature along g {curvature:.2f}, g_p·∇h = {g_p @ (g_p - g):.3f}")
 rises = -(g_p @ min_sum(g, g_p, 12.0))
+print(f"curvature along g {curvature:.2f}, g_p·∇h_ρ {g_p @ (g_p - g):.3f}")
 print(f"f_p changes at the rate {rises:.2f} with λ = 12")
 assert curvature < 0
 assert g_p @ (g_p - g) < 0 < rises
-assert g_p @ min_fp_h(g, g_p, 12.0) > 0  # GSAM never: it is ‖g_p‖²
 assert np.allclose(g_p @ min_fp_h(g, g_p, 12.0), g_p @ g_p)
 
 # %% [markdown]
 # ## 8 · What a rescaling does: ASAM
 #
 # Multiply the first layer of a ReLU network by $c>0$ and divide the next one by $c$. Since
-# $\mathrm{relu}(cz)=c\,\mathrm{relu}(z)$, every output stays as it was. The Hessian does not: a weight that is now $c$
-# times as large has a derivative $c$ times as small. So $\sigma_{\max}$, and with it the gap, can be made as large as
+# $\mathrm{relu}(cz)=c\,\mathrm{relu}(z)$, every output stays as it was. The Hessian does not: the weights of the
+# next layer are $c$ times smaller, so a shift of such a weight counts $c$ times as much, and the curvature along it is
+# $c^2$ times as large. So $\sigma_{\max}$, and with it the gap, can be made as large as
 # you like without changing the network. The paper sets this aside ("for simplicity"). *ASAM* (Kwon et al., 2021) does
 # not: it measures each weight's perturbation in units of that weight,
 #
@@ -856,6 +891,7 @@ def rescaled(c):
     return {"first": c * small_net["first"], "second": small_net["second"] / c}
 
 
+# %%
 def gap_of(params, rho, adaptive):
     grads = jax.grad(net_loss)(params)
     there = ascend(net_loss, params, None, grads, rho, adaptive=adaptive)
@@ -882,13 +918,20 @@ assert np.abs(seen[:, 3] - seen[0, 3]).max() < 1e-10
 assert seen[2, 1] > 10 * seen[0, 1]
 assert seen[2, 2] > 3 * seen[0, 2]
 
+
 # %%
-vector, unravel = ravel_pytree(small_net)
-g = jax.grad(lambda v: net_loss(unravel(v)))(vector)
-eps = 0.5 * vector**2 * g / jnp.linalg.norm(vector * g)  # (9.16)
-grads = unravel(g)
-there = ascend(net_loss, small_net, None, grads, 0.5, adaptive=True)
-assert jnp.allclose(ravel_pytree(there)[0], vector + eps)
+@jax.jit
+def two_ways():
+    """(9.16) on one vector, and the library on the tree."""
+    vector, unravel = ravel_pytree(small_net)
+    g = jax.grad(lambda v: net_loss(unravel(v)))(vector)
+    eps = 0.5 * vector**2 * g / jnp.linalg.norm(vector * g)
+    grads = unravel(g)
+    there = ascend(net_loss, small_net, None, grads, 0.5, adaptive=True)
+    return vector + eps, ravel_pytree(there)[0]
+
+
+assert np.allclose(*two_ways())
 
 # %% [markdown]
 # The same network, three times; $\sigma$ and SAM's gap grow with $c$, ASAM's gap does not move. Two limits. A weight
@@ -897,36 +940,38 @@ assert jnp.allclose(ravel_pytree(there)[0], vector + eps)
 #
 # ### ◇ Entropy-SGD: a price per eigenvalue
 #
-# The paper's Figure 5 also has Entropy-SGD (Chaudhari et al., 2017). It smooths the loss instead of maximising it: it
-# descends minus the *local entropy*
+# The paper's Figure 5 also has Entropy-SGD (Chaudhari et al., 2017). It smooths the loss: it descends minus the *local
+# entropy*
 #
 # $$F(\theta)=\log\int e^{-h(y)-\frac\gamma2\|\theta-y\|^2}\,dy,\qquad -\nabla F(\theta)=\gamma\,(\theta-\mathbb E[y]), \tag{9.17}$$
 #
-# where $\mathbb E$ is under the density proportional to the integrand. (Differentiate under the integral: $\nabla
-# F=\int\gamma(y-\theta)e^{\dots}dy/\int e^{\dots}dy$.) The expectation is estimated by a short noisy descent on
-# $h(y)+\frac\gamma2\|\theta-y\|^2$ and a running mean of its points.
-#
-# For $h=\frac12\sigma y^2$ the density is Gaussian with mean $\gamma\theta/(\sigma+\gamma)$, so the direction is
-# $\frac{\gamma\sigma}{\sigma+\gamma}\theta$: however steep the parabola, never more than $\gamma\theta$.
+# where $\mathbb E$ is under the density proportional to the integrand (differentiate under the integral). A short noisy
+# descent on $h(y)+\frac\gamma2\|\theta-y\|^2$ estimates it. For $h=\frac12\sigma y^2$ the density is Gaussian with mean
+# $\gamma\theta/(\sigma+\gamma)$, so the direction is $\frac{\gamma\sigma}{\sigma+\gamma}\theta$: however steep the
+# parabola, never more than $\gamma\theta$.
 
 # %%
 from course_lib.optimizers.entropy_sgd import entropy_sgd
 
 GAMMA = 2.0
-opt = entropy_sgd(
-    optax.sgd(1.0), GAMMA, num_steps=300, inner_rate=0.02, noise=0.0
-)
+inner = {"num_steps": 300, "inner_rate": 0.02, "noise": 0.0}
+opt = entropy_sgd(optax.sgd(1.0), GAMMA, **inner)
 theta = jnp.array(1.5)
-for sigma in (1.0, 4.0, 25.0):
 
-    def parabola(theta, batch=None, sigma=sigma):
+
+@jax.jit
+def entropy_step(sigma):
+    def parabola(theta, batch=None):
         return 0.5 * sigma * theta**2
 
-    g = jax.grad(parabola)(theta)
-    state = opt.init(theta)
-    update, _ = opt.update(g, state, theta, loss=parabola, batch=None)
-    print(f"σ = {sigma:4}: gradient {g:4.1f}, Entropy-SGD {-update:.2f}")
-    assert abs(-update - GAMMA * sigma / (sigma + GAMMA) * theta) < 1e-5
+    g, state = jax.grad(parabola)(theta), opt.init(theta)
+    return g, -opt.update(g, state, theta, loss=parabola, batch=None)[0]
+
+
+for sigma in (1.0, 4.0, 25.0):
+    g, step = entropy_step(sigma)
+    print(f"σ = {sigma:4}: gradient {g:4.1f}, Entropy-SGD {step:.2f}")
+    assert abs(step - GAMMA * sigma / (sigma + GAMMA) * theta) < 1e-5
 
 # %% [markdown]
 # ## 9 · Eigenvalues from gaps, in trained networks
@@ -1068,31 +1113,48 @@ for text, suffix, of in lines:
     row = [agreement(name + suffix, of) for name in names]
     print(f"{text:24}" + "".join(f"{r:8.2f}" for r in row))
 
-# %% tags=["claim:GSAM-l3"]
+# %%
 ratio = nets["both_sides"] / nets["sigma"]
+small_ratio = nets["both_sides_small"] / nets["sigma"]
+own_rho = np.broadcast_to(np.reshape(grid["rhos"], (-1, 1, 1)), shape)
+by_rho = spearmanr(own_rho.ravel(), nets["sigma"].ravel())[0]
+print(f"rank correlation of σ with ρ itself {by_rho:.2f}")
+print(f"one step/σ: up to {(nets['one'] / nets['sigma']).max():.1f}")
+print(
+    f"at ρ = 0.02 for all, both sides/σ: {small_ratio.min():.2f} to ", end=""
+)
+print(f"{small_ratio.max():.2f}, negative for {(small_ratio < 0).sum()} of 48")
+
+# %% tags=["claim:GSAM-l3"]
 fixed = agreement("one_small"), agreement("several_small")
 assert max(fixed) < -0.4
 assert agreement("both_sides") > 0.9
 assert agreement("one") > 0.85  # over all ρ together...
-assert agreement("one", 2) < 0  # ...and not at one of them
-assert ((ratio > 0.9) & (ratio < 1.3)).all()
+assert by_rho < -0.85  # ...but so does ρ itself
+assert agreement("one", 2) < 0 < agreement("one", 0)  # either way within one
+assert ((ratio > 0.9) & (ratio < 1.25)).all()
+assert (small_ratio < 0).sum() == 2
+assert (small_ratio[:3] > 0).all()
 verdict(
     "GSAM-l3",
     "in part",
     "exact on a quadratic. 48 trained networks, rank correlation with σ: one "
     f"step {agreement('one'):.2f} at each network's own ρ, {fixed[0]:.2f} at "
-    f"one ρ for all; both sides {agreement('both_sides'):.2f}, ratio "
-    f"{ratio.min():.2f} to {ratio.max():.2f}",
+    f"one ρ for all (ρ itself: {by_rho:.2f}); both sides at own ρ give "
+    f"{ratio.min():.2f} to {ratio.max():.2f} of σ",
 )
 
 # %% [markdown]
 # **What the paper's figure hides.** With each network's own $\rho$ the one-step estimate ranks $\sigma$ well, as in
-# Figure 4. But for a common $\rho$ the rank correlation is *negative*, and at $\rho=0.1$ and $0.2$ alone it is too. The
-# explanation is in (9.9): the estimate is mostly $2\|g\|/\rho$. It falls when $\rho$ grows, because $\rho$ stands in
-# it, and $\sigma_{\max}$ falls when $\rho$ grows as well. Both follow $\rho$; that is no sign that one measures the
-# other. Both sides do measure it, except among the networks with $\rho=0.02$, whose $\sigma_{\max}$ hardly differ.
-# (They come out some tenth above $\sigma_{\max}$. ReLU networks have kinks, which a gap sees and a second derivative
-# does not; we have not separated this from other causes.)
+# Figure 4. But $\rho$ alone ranks it nearly as well: by (9.9) the estimate is mostly $2\|g\|/\rho$, which falls when
+# $\rho$ grows, and $\sigma_{\max}$ falls when $\rho$ grows too. For a common $\rho$ the rank correlation is negative.
+# Within one own $\rho$ it goes either way: 0.8 and more at the two small ones, where it beats both sides, and negative at
+# the two large ones. We have no explanation for the first.
+#
+# The same objection hits the ranks of both sides over all 48. The evidence for both sides is the *value*: at each own
+# $\rho$ it is within a quarter of $\sigma_{\max}$, with one step up to five times as large. Even that needs a $\rho$ that
+# is not too small: at $\rho=0.02$ it is off by more, and for two networks trained with $\rho=0.2$ it is negative. (ReLU
+# networks have kinks, which a gap sees and a second derivative does not; we have not separated this from other causes.)
 #
 # And does the ascent flatten? The next figure: $\sigma_{\max}$ by power iteration.
 
@@ -1102,24 +1164,33 @@ fig, ax = plt.subplots()
 for i, r in enumerate(grid["rhos"]):
     look = {"marker": plots.MARKERS[i], "label": f"ρ = {r}"}
     ax.errorbar(grid["alphas"], mean[i], yerr=sd[i], **look)
-ax.set(xlabel="α, weight of the ascent", ylabel="σ_max", ylim=(1, 3.2))
-ax.set_title("The ascent flattens at large ρ only")
+label = r"$\sigma_{\max}$ of the loss"
+ax.set(xlabel="α, weight of the ascent", ylabel=label, ylim=(1, 3.2))
+ax.set_title("The ascent flattens at ρ = 0.2")
 ax.legend(ncols=2, loc="lower left")
 plots.show(
     fig,
     "The top eigenvalue against α for four values of ρ, with bars of one "
-    "standard deviation over three seeds: it falls with ρ throughout, rises "
-    "slightly with α for the two small ρ and falls for the two large ones.",
+    "standard deviation over three seeds: it falls with ρ throughout; with α "
+    "it rises slightly for the two small ρ and falls clearly for ρ = 0.2.",
 )
 assert (np.diff(mean, axis=0) < 0).all()  # falls with ρ at every α
-trend = mean[:, 3] - mean[:, 0]
-assert (trend[:2] > 0).all()
-assert (trend[2:] < 0).all()
+
+# %%
+change = nets["sigma"][:, 3] - nets["sigma"][:, 0]  # the same three seeds
+trend, error = change.mean(axis=1), change.std(axis=1, ddof=1) / 3**0.5
+print("σ_max at α = 1 less that at α = 0, ± standard error")
+for r, t, e in zip(grid["rhos"], trend, error, strict=True):
+    print(f"ρ = {r:4}: {t:+.2f} ± {e:.2f}")
+assert (trend[:2] > 2 * error[:2]).all()
+assert abs(trend[2]) < 2 * error[2]  # undecided
+assert trend[3] < -3 * error[3]
 
 # %% [markdown]
-# The paper finds that $\sigma_{\max}$ falls with $\rho$ and with $\alpha$. The first holds here; the second for
-# $\rho\ge0.1$, while for smaller $\rho$ it rises. To first order (9.15) would have expected a fall: the ascent is like
-# a larger $\rho$.
+# The paper finds that $\sigma_{\max}$ falls with $\rho$ and with $\alpha$. The first holds here. The second holds at
+# $\rho=0.2$, is undecided at 0.1, and at the two small $\rho$ the ends differ the other way by more than two standard
+# errors, of three seeds only. To first order (9.15) would have expected a fall throughout: the ascent is like a larger
+# $\rho$. These networks are of ReLU, for which (9.15) did not hold above.
 
 # %% [markdown]
 # ## 10 · Does it generalise better? The paper's tables, small
@@ -1131,9 +1202,19 @@ assert (trend[2:] < 0).all()
 #   method, scaled to its own range) and run with five seeds each. The setting with the best mean accuracy on the
 #   *validation* part wins; its *test* accuracies are read once.
 # - 500 steps with warm-up and cosine decay, batches of 100, SGD with momentum 0.9 as base where the name says nothing
-#   else. GSAM has $\rho_t$, SAM a constant $\rho$, as in the paper. A SAM or GSAM step takes two gradients, an SGD step
-#   one; `sgd_twice` takes twice as many steps as `sgd`, and Entropy-SGD 200 steps of five gradients.
-# - SGD, SAM and GSAM once more with 2000 steps and six settings from a narrower range.
+#   else. A SAM or GSAM step takes two gradients, an SGD step one; `sgd_twice` takes twice as many steps.
+# - SGD, `sgd_twice`, SAM and GSAM once more with four times the steps and six settings from a narrower range, around
+#   what the short runs had chosen. The ablations below were *not* run so long.
+#
+# | name | what it is |
+# |---|---|
+# | `sam`, `sam_decay` | SAM with constant $\rho$; with $\rho_t$, down to a quarter |
+# | `gsam`, `gsam_const` | GSAM with $\rho_t$; with constant $\rho$ |
+# | `min_sum`, `min_f_h` | section 7, with $\rho_t$ |
+# | `asam`, `asam_ascent` | section 8; with GSAM's ascent added |
+# | `entropy` | Entropy-SGD, 200 steps of five gradients |
+# | `mixup…` | trained on mixtures of pairs of examples |
+# | `adamw…`, `adabelief…` | another base (AdaBelief: Adam with the variance of $g$ for $g^2$) |
 #
 # All of it is loaded, from `python -m course_lib.experiments 09.methods`. To see that the stored numbers are those of
 # the code, the next cell runs the first fifteen steps of one stored run again.
@@ -1172,14 +1253,16 @@ def words(a, b, table=short):
 
 def show(names, table=short):
     for name in names:
-        test, sigma = test_of(name, table), np.mean(table[name]["sigma"])
+        test, sigma = test_of(name, table), np.array(table[name]["sigma"])
         print(f"{name:15}{test.mean():5.1f} ± {test.std(ddof=1):.1f}", end="")
-        print(f"   σ {sigma:5.1f}")
+        print(f"   σ {sigma.mean():4.1f} ± {sigma.std(ddof=1):.1f}", end="")
+        print(f"   loss {np.mean(table[name]['train_loss']):.2f}")
 
 
 # %% [markdown]
-# **Table 1: vanilla, SAM, GSAM.** Test accuracy in per cent, mean and standard deviation over five seeds, and the mean
-# $\sigma_{\max}$.
+# **Table 1: SGD, SAM, GSAM.** Test accuracy in per cent, $\sigma_{\max}$, and the training loss. In the tables ± is
+# the *standard deviation* over five seeds; in differences and verdicts it is the *standard error* of the mean difference
+# over the same seeds, and "level" means within two of them.
 
 # %% tags=["claim:GSAM-t1"]
 print("500 steps")
@@ -1200,28 +1283,55 @@ verdict(
     f"points; 500 steps: {words('sam', 'sgd')}, {words('gsam', 'sam')}",
 )
 
+# %%
+print("at equal cost, 2000 steps:", words("sam", "sgd_twice", long))
+family = ["sam", "sam_decay", "gsam", "gsam_const", "min_sum", "min_f_h"]
+family += ["asam", "asam_ascent"]
+for name in family:
+    print("at equal cost, 500 steps:", words("sgd_twice", name))
+    assert ahead("sgd_twice", name)[0] > 2 * ahead("sgd_twice", name)[1]
+for table in (short, long):
+    chosen = {name: table[name]["settings"]["rho"] for name in ("sam", "gsam")}
+    print("chosen ρ:", ", ".join(f"{k} {v:.2f}" for k, v in chosen.items()))
+sharper = np.subtract(long["gsam"]["sigma"], long["sam"]["sigma"])
+assert sharper.min() > 0  # GSAM's networks, for every seed
+for table in (short, long):
+    assert np.mean(table["sgd"]["sigma"]) > np.mean(table["sam"]["sigma"])
+assert np.min(short["sgd_twice"]["sigma"]) > np.max(short["sgd"]["sigma"])
+
 # %% [markdown]
-# **Table 2, Figures 5 and 6, C.2**, 500 steps each. As nothing separates SGD, SAM and GSAM there, expect no more of
-# these than large differences.
+# **Is flat accurate, and does GSAM flatten?** SAM is flatter than SGD in both lengths, and more accurate in the long
+# runs. But `sgd_twice` is sharper than `sgd` after 500 steps and more accurate, and with 2000 steps GSAM's networks are
+# sharper than SAM's, for all five seeds, and as accurate. (GSAM's $\rho_t$ falls to a quarter of SAM's at the end, which
+# may be why.) So in these tables $\sigma_{\max}$ does not tell who generalises.
+#
+# ### ◇ The other tables
+#
+# **Table 2** (the sum), **Figure 5** (ASAM, Entropy-SGD, and the ascent added), **Figure 6** (base optimizers, Mixup,
+# $\min(h,h_\rho)$) and **C.2** ($\rho$ constant or falling), with 500 steps only, where SAM itself shows no gain. So they
+# can show large harm and hardly any gain: "not here" says little about the paper.
 
 # %% tags=["claim:GSAM-t2"]
 show(["gsam", "min_sum"])
 margin = ahead("gsam", "min_sum")
 assert margin[0] < margin[1]  # GSAM is not ahead
-verdict("GSAM-t2", "not here", words("gsam", "min_sum") + " points")
+found = (
+    words("gsam", "min_sum") + " points, 500 steps, where SAM gains nothing"
+)
+verdict("GSAM-t2", "not here", found)
 
 # %% tags=["claim:GSAM-f5"]
 show(["sgd", "sam", "gsam_const", "asam", "asam_ascent", "entropy"])
 pairs = (("gsam_const", "sam"), ("asam_ascent", "asam"))
 for pair in pairs:
     assert ahead(*pair)[0] < 2 * ahead(*pair)[1]  # +ascent is not ahead
-assert ahead("gsam_const", "entropy")[0] > 5
+assert np.mean(short["entropy"]["train_loss"]) > 1  # hardly trained
 verdict(
     "GSAM-f5",
     "not here",
     f"with the ascent: {words(*pairs[0])}, {words(*pairs[1])} points; "
-    f"Entropy-SGD is last ({test_of('entropy', short).mean():.0f} %), but it "
-    "had 200 steps only",
+    f"Entropy-SGD ({test_of('entropy', short).mean():.0f} %) is not trained "
+    "after its 200 steps, so nothing is learnt of it; 500 steps only",
 )
 
 # %% tags=["claim:GSAM-f6"]
@@ -1238,7 +1348,7 @@ verdict(
     "in part",
     f"{words('min_f_h', 'gsam')}: alike, as there; SAM helps AdaBelief "
     f"({words('adabelief_sam', 'adabelief')}), not AdamW or Mixup; GSAM is "
-    "level with SAM under all three",
+    "level with SAM under all three; 500 steps only",
 )
 
 # %% tags=["claim:GSAM-c2"]
@@ -1254,13 +1364,13 @@ verdict(
     "in part",
     f"without ascent the schedule does not matter ({words('sam_decay', 'sam')}"
     f"), as there; the ascent adds nothing: {words('gsam_const', 'sam')}, "
-    f"{words('gsam', 'sam_decay')}",
+    f"{words('gsam', 'sam_decay')}; 500 steps only",
 )
 
 # %% [markdown]
 # **Table 3: transfer.** The network learns the classes 0 to 4 with SGD, SAM or GSAM, gets a new last layer, and is then
 # trained by plain SGD on twenty examples of each of the other five. `none` starts from random weights. The rate of this
-# second training is chosen on the validation part, out of four.
+# second training is chosen on the validation part, out of four; the first has one setting for all three methods.
 
 # %% tags=["claim:GSAM-t3"]
 moved_to = {
@@ -1285,18 +1395,21 @@ verdict(
 )
 
 # %% [markdown]
-# **What to take from this.** With 500 steps no method of this family is better than SGD, and SGD with the gradients
-# that they cost is better than all of them. With 2000 steps SAM is four points ahead of SGD, at equal cost as well: one
-# has to train long enough to overfit. GSAM is level with SAM in both, and under every other change that we made. The
-# paper's gains of one to three points are on networks a thousand times larger, which our numbers cannot speak for. That
-# GSAM is level and not worse is what (9.15) leads one to expect.
+# **What to take from this.** With 500 steps none of SAM's family is ahead of SGD, and SGD with the gradients that they
+# cost is ahead of each of them. With 2000 steps SAM is four points ahead of SGD, and ahead of `sgd_twice` too. The long
+# runs differ from the short ones in the chosen $\rho$ and weight decay as well as in length, so we cannot say which of
+# these it needs. GSAM is level with SAM in both, and under every other change that we made (short runs only).
+#
+# The spreads allow differences of a point or two, the size of the paper's gains, which are on networks a thousand times
+# larger. And of some twenty comparisons at two standard errors, with five seeds, one or two are expected to pass by
+# chance: AdaBelief's gain from SAM may be one.
 
 # %% [markdown]
 # ## 11 · Where it breaks
 #
 # **One dimension.** In one dimension every gradient is along every other one: $g_\perp=0$, and GSAM is SAM. So the
-# example that opens the paper, the three minima of section 2, is one that GSAM cannot help. From starts around the
-# sharp $\theta_1$:
+# example that opens the paper, the three minima of section 2, is one that GSAM cannot help. The ascent at points around
+# the sharp $\theta_1$:
 
 
 # %%
@@ -1308,52 +1421,58 @@ print(f"largest ascent {np.abs(ascents).max():.0e}, largest g {g.max():.0f}")
 assert np.abs(ascents).max() < 1e-12
 
 # %% [markdown]
-# **Too much ascent.** (9.12) is first order in the step. Near a minimum $g_p$ is no longer large beside $g_\perp$, and
-# nothing in (9.13) bounds the ascent: it raises $h$ as long as $g_\perp\ne0$. A bowl with curvatures 4 and 1, whose
-# only minimum is at 0, 2000 steps with $\eta=0.05$ and $\rho=0.1$; the mean loss of the last 500:
+# **Too much ascent.** (9.12) is first order in the step, and nothing in (9.13) bounds the ascent: where
+# $\alpha\|g_\perp\|$ is not small beside $\|g_p\|$, the step goes sideways, up the loss. A bowl with curvatures 4 and 1,
+# whose only minimum is at 0, 2000 steps with $\eta=0.05$ and $\rho=0.1$; means over the last 500:
 
 
 # %%
-def small_bowl(theta, batch=None):
+def small_bowl(theta):
     return 0.5 * (4 * theta[0] ** 2 + theta[1] ** 2)
 
 
 def floor_of(alpha):
-    opt = gsam(optax.sgd(0.05), 0.1, alpha)
-
-    def step(carry, _):
-        theta, state = carry
+    def step(theta, _):
         value, g = jax.value_and_grad(small_bowl)(theta)
-        update, state = opt.update(
-            g, state, theta, loss=small_bowl, batch=None
-        )
-        return (theta + update, state), value
+        g_p = jax.grad(small_bowl)(theta + 0.1 * g / jnp.linalg.norm(g))
+        ascent = alpha * split(g, g_p)[1]
+        share = jnp.linalg.norm(ascent) / jnp.linalg.norm(g_p)
+        return theta - 0.05 * (g_p - ascent), jnp.stack([value, share])
 
     start = jnp.array([0.5, 0.8])
-    return jax.lax.scan(step, (start, opt.init(start)), None, 2000)[1][-500:]
+    return jax.lax.scan(step, start, None, 2000)[1][-500:].mean(axis=0)
 
-
-strengths = np.array([0.0, 1.0, 2.0, 5.0, 10.0, 20.0])
-floors = np.array(jax.jit(jax.vmap(floor_of))(strengths)).mean(axis=1)
-for alpha, floor in zip(strengths, floors, strict=True):
-    print(f"α = {alpha:4}: loss {floor:.1e}")
-assert floors[1] < 1.1 * floors[0]
-assert floors[3] > 2 * floors[0]
-assert floors[5] > 100 * floors[0]
-
-# %% [markdown]
-# Up to $\alpha=2$ nothing happens; then the floor rises, at $\alpha=20$ to more than a hundred times SAM's. In the
-# trained networks above $\alpha=1$ with $\rho=0.2$ already leaves a training loss several times larger, and in the
-# searches of section 10 some settings with a large $\rho$ and $\alpha$ never left chance, 10 %.
 
 # %%
-worst = min(short["gsam_const"]["tried"])
+strengths = np.array([0.0, 1.0, 2.0, 5.0, 10.0, 20.0])
+floors, shares = np.array(jax.jit(jax.vmap(floor_of))(strengths)).T
+for alpha, floor, share in zip(strengths, floors, shares, strict=True):
+    print(f"α = {alpha:4}: loss {floor:.1e}, ascent/‖g_p‖ {share:.2f}")
+assert floors[2] < 1.1 * floors[0]
+assert floors[3] > 2 * floors[0]
+assert floors[5] > 100 * floors[0]
+assert shares[2] < 0.01
+assert (shares[4:] > 1).all()
+
+# %% [markdown]
+# Up to $\alpha=2$ the path comes so near the minimum that only SAM's own jump over it is left ($g_\perp\to0$ with $g$,
+# and $g_p$ keeps its length). From $\alpha=5$ it stays away from the minimum, where the ascent is a third of $g_p$ and more,
+# and at $\alpha=20$ the floor is more than a hundred times SAM's. In the trained networks above $\alpha=1$ with $\rho=0.2$
+# leaves a training loss several times larger, and in the searches of section 10 a setting of GSAM never left chance, 10 %:
+
+# %%
+from course_lib.experiments.unit_09 import draws
+
+tried = short["gsam_const"]["tried"]
+worst = {k: float(v[np.argmin(tried)]) for k, v in draws("gsam", 8).items()}
 losses = nets["last_losses"].mean(axis=2)
-print(f"worst setting of GSAM: {worst:.0%} on the validation part")
-print(
-    f"training loss at ρ = 0.2: α = 0 {losses[3, 0]:.2f}, 1 {losses[3, 3]:.2f}"
-)
-assert worst < 0.13
+print(f"worst setting of GSAM: {min(tried):.0%} on the validation part, with")
+print(f"η {worst['lr']:.2f}, ρ {worst['rho']:.2f}, α {worst['alpha']:.2f}")
+print(f"SAM with that setting: {short['sam']['tried'][np.argmin(tried)]:.0%}")
+for alpha in (0.0, 1.0):
+    i = grid["alphas"].index(alpha)
+    print(f"training loss at ρ = 0.2, α = {alpha}: {losses[3, i]:.2f}")
+assert min(tried) < 0.13
 assert losses[3, 3] > 3 * losses[3, 0]
 
 # %% [markdown]
@@ -1404,15 +1523,16 @@ _ = interact(draw_path, direction=kind, rate=slider(0.1, 0.3), **numbers)
 # |---|---|---|
 # | $f_p$ | largest loss within $\rho$; its gradient is $\nabla h(\theta+\varepsilon^*)$ | (9.3), (9.4): slopes 3, 2 |
 # | $h_\rho$ | $f_p-h$, ranks flatness where $f_p$ does not | §2, three minima |
-# | $\sigma_{\max}$ | $2h_\rho/\rho^2$ at a minimum; both sides elsewhere | §4, §9 |
+# | $\sigma_{\max}$ | $2h_\rho/\rho^2$ at a minimum; both sides elsewhere, $\rho$ not too small | §4, §9 |
 # | $g_\perp$ | an ascent that leaves $f_p$ | (9.12): slopes 2, 1 |
 # | GSAM | SAM $-\,\alpha g_\perp$; turned as SAM with $(1+\alpha)\rho$ | §6, (9.15) |
 # | ASAM | a ball in units of the weights | §8, rescaling |
 #
 # **The answer.** No: SAM finds a low *perturbed* loss, and a deep sharp minimum may have one. The surrogate gap ranks
-# flatness near a minimum, and GSAM closes it without touching $f_p$, to first order. To first order it also does
-# nothing that a larger $\rho$ would not do. In a landscape built for it, it changes where the path ends. In our
-# networks it changes the accuracy by less than its error bar; SAM itself, trained long enough, gains four points.
+# flatness near a minimum, and GSAM's ascent closes it without touching $f_p$, to first order in the step. To first order
+# in $\rho$ it turns the step as a larger $\rho$ would. In a landscape built for it, where $\rho$ is not small, it
+# changes where the path ends. In our networks it flattens at the largest $\rho$ only, and changes the accuracy by less
+# than two standard errors in every comparison; SAM itself gains four points in the long runs.
 #
 # ### Check yourself
 #
