@@ -9,7 +9,6 @@ import json
 import operator
 import os
 import random
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -30,6 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 from course_lib import cifar
 from course_lib.cifar import Arrays
+from course_lib.files import whole
 
 CACHE = "beyond-the-gradient"  # the folder of that name in the user's cache
 
@@ -202,16 +202,8 @@ def _load(path: Path, arguments: dict) -> dict[str, np.ndarray]:
 
 
 def _save(path: Path, data: dict[str, np.ndarray]) -> None:
-    """Write beside the path, then rename: another process sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **data)  # type: ignore[arg-type]
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with whole(path) as file:
+        np.savez(file, **data)  # type: ignore[arg-type]
 
 
 def _generate() -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ import optax
 from IPython import get_ipython
 from jaxtyping import Array, Float, Int
 
+from course_lib.files import whole
 from course_lib.models import Params
 from course_lib.optimizers.common import all_finite
 
@@ -202,10 +202,11 @@ def others_alive(step: int, checkpoint: str | os.PathLike | None) -> Iterator[No
     except (ValueError, RuntimeError) as error:  # jaxlib raises either
         if jax.process_count() == 1 or not re.search("Gloo|NCCL|UNAVAILABLE|heartbeat|barrier", str(error)):
             raise
-        kept = f"{checkpoint} has step {step}" if checkpoint and step else "there is no checkpoint yet"
+        again = f"start all {jax.process_count()} processes again"
+        kept = f"{checkpoint} has step {step}: {again}, they go on from there"
         raise LostProcessError(
             f"after step {step}: another process of this run is gone, or out of reach ({str(error).splitlines()[0]}). "
-            f"Its own output says why. {kept}: start all {jax.process_count()} processes again, they go on from there"
+            f"Its own output says why. {kept if checkpoint and step else f'No checkpoint is there: {again}'}"
         ) from error
 
 
@@ -252,19 +253,9 @@ def table(state: TrainState, batches: Any) -> dict[str, str]:
 
 
 def save(path: Path, state: TrainState, history: np.ndarray, batches: Any) -> None:
-    """Written beside the path and renamed: whoever reads sees the old file or the new one, whole."""
     leaves = {f"leaf{i}": np.frombuffer(plain(a).tobytes(), np.uint8) for i, a in enumerate(jax.tree.leaves(state))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, table=json.dumps(table(state, batches)), history=history, **leaves)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with whole(path) as file:
+        np.savez(file, table=json.dumps(table(state, batches)), history=history, **leaves)  # type: ignore[arg-type]
 
 
 def load(path: Path, like: TrainState, batches: Any) -> tuple[TrainState, np.ndarray]:

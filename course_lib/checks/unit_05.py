@@ -3,7 +3,6 @@
 Section numbers in the messages are those of lecture 05. Most functions run on NumPy arrays here: nothing to compile.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,25 +13,13 @@ import optax
 from numpy.typing import DTypeLike
 
 from course_lib.checks import Case, Exercise
+from course_lib.checks.banks import on_numpy as _n
+from course_lib.checks.banks import signed
 
 FLOATS = (np.float64, np.float32)
 
 
-def _n(f: Callable) -> Callable:
-    """f on NumPy arrays, whatever arrays it is called with."""
-
-    @functools.wraps(f)
-    def on_numpy(*a: Any) -> Any:
-        return f(*(np.asarray(v) if isinstance(v, jax.Array) else v for v in a))
-
-    return on_numpy
-
-
-# ---- inputs: gradients of both signs, away from 0 and from ±1, so that no square and no root can hide ----
-
-
-def _gradient(rng: np.random.Generator, shape: Any, dtype: DTypeLike) -> np.ndarray:
-    return (rng.choice([-1, 1], shape) * rng.uniform(0.2, 0.9, shape)).astype(dtype)
+# ---- inputs ----
 
 
 def _mean_cases(rng: np.random.Generator) -> list[Case]:
@@ -42,7 +29,7 @@ def _mean_cases(rng: np.random.Generator) -> list[Case]:
     decays = (0.9, 0.6, float(rng.uniform(0.65, 0.95)))
     dtypes = (np.float64, np.float64, np.float32)
     cases = zip(lengths, decays, dtypes, strict=True)
-    return [(jnp.asarray(_gradient(rng, (t, size), dtype)), b) for t, b, dtype in cases]
+    return [(jnp.asarray(signed(rng, (t, size), dtype)), b) for t, b, dtype in cases]
 
 
 def _damping_cases(rng: np.random.Generator) -> list[Case]:
@@ -60,7 +47,7 @@ def _damping_cases(rng: np.random.Generator) -> list[Case]:
 def _state(rng: np.random.Generator, dtype: DTypeLike) -> tuple:
     """(theta, m, B, g), of one size a seed; B is positive."""
     size = int(rng.integers(3, 7))
-    theta, m, g = (jnp.asarray(_gradient(rng, size, dtype)) for _ in range(3))
+    theta, m, g = (jnp.asarray(signed(rng, size, dtype)) for _ in range(3))
     return theta, m, jnp.asarray(rng.uniform(0.1, 2, size).astype(dtype)), g
 
 
@@ -135,7 +122,7 @@ def _rotation_cases(rng: np.random.Generator) -> list[Case]:
 
     def case(update: Callable) -> Case:
         Q, _ = np.linalg.qr(rng.normal(size=(size, size)))
-        return update, jnp.asarray(_gradient(rng, size, np.float64)), jnp.asarray(Q)
+        return update, jnp.asarray(signed(rng, size, np.float64)), jnp.asarray(Q)
 
     scales = rng.uniform(0.2, 3, size)
     return [

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from course_lib.checks import Case, Exercise
+from course_lib.checks.banks import on_numpy
 
 FLOATS = (np.float64, np.float32)
 
@@ -112,13 +113,8 @@ def _step_cases(rng: np.random.Generator) -> list[Case]:
     return [case(1, np.float64), case(4, np.float64), case(60, np.float32)]
 
 
-def _numpy(function: Callable) -> Callable:
-    """The function with its arrays as NumPy's, in their own dtype."""
-    return lambda *args: function(*(np.asarray(a) if isinstance(a, jax.Array) else a for a in args))
-
-
 def _all_numpy(mistakes: dict[str, Callable]) -> dict[str, Callable]:
-    return {message: _numpy(wrong) for message, wrong in mistakes.items()}
+    return {message: on_numpy(wrong) for message, wrong in mistakes.items()}
 
 
 def _identity(like: np.ndarray) -> np.ndarray:
@@ -140,7 +136,7 @@ def _kron_formed(A, B, V):
 KRON_TIMES = Exercise(
     reference=kron_times,
     inputs=_kron_cases,
-    right=(_numpy(_kron_formed), _numpy(lambda A, B, V: np.einsum("ij,pq,jq->ip", A, B, V))),
+    right=(on_numpy(_kron_formed), on_numpy(lambda A, B, V: np.einsum("ij,pq,jq->ip", A, B, V))),
     mistakes=_all_numpy(
         {
             "B stands on the right without its transpose. Entry (i, p) is Σ A_ij V_jq B_pq: the sum runs over the "
@@ -185,7 +181,7 @@ def _second_moment(rows):
     return rows.T @ rows / len(rows)
 
 
-@_numpy
+@on_numpy
 def _factors(a, g):
     return _second_moment(_with_bias(a)), _second_moment(g)
 
@@ -214,8 +210,8 @@ FACTORS = Exercise(
     inputs=_factor_cases,
     returns=("the first value, A,", "the second value, G,"),
     right=(
-        _numpy(_factors_loop),
-        _numpy(lambda a, g: tuple(np.einsum("ni,nj->ij", m, m) / len(m) for m in (_with_bias(a), g))),
+        on_numpy(_factors_loop),
+        on_numpy(lambda a, g: tuple(np.einsum("ni,nj->ij", m, m) / len(m) for m in (_with_bias(a), g))),
     ),
     mistakes=_all_numpy(
         {
@@ -387,7 +383,7 @@ def _split(A, G, to_A, to_G):
     return A + to_A * _identity(A), G + to_G * _identity(G)
 
 
-@_numpy
+@on_numpy
 def _damped(A, G, damping):
     root = float(damping) ** 0.5
     return _split(A, G, _pi(A, G) * root, root / _pi(A, G))
@@ -419,7 +415,7 @@ DAMPED_FACTORS = Exercise(
     reference=damped_factors,
     inputs=_damping_cases,
     returns=("the first value, the damped A,", "the second value, the damped G,"),
-    right=(_numpy(_damped_by_means), _numpy(_damped_by_eigenvalues)),
+    right=(on_numpy(_damped_by_means), on_numpy(_damped_by_eigenvalues)),
     mistakes=_all_numpy(
         {
             "λ is added to each factor, whole. Multiplied out that is A ⊗ G + λ (A ⊗ I + I ⊗ G) + λ² I: the term λ I "
@@ -472,7 +468,7 @@ DAMPED_FACTORS = Exercise(
 # ---- 5. apply_inverse ----
 
 
-@_numpy
+@on_numpy
 def _apply_inverse(A, G, V):
     return np.linalg.solve(A, V) @ np.linalg.inv(G)
 
@@ -491,8 +487,8 @@ APPLY_INVERSE = Exercise(
     reference=apply_inverse,
     inputs=_inverse_cases,
     right=(
-        _numpy(lambda A, G, V: np.linalg.solve(np.kron(A, G), V.ravel()).reshape(V.shape)),
-        _numpy(lambda A, G, V: np.linalg.solve(G, np.linalg.solve(A, V).T).T),
+        on_numpy(lambda A, G, V: np.linalg.solve(np.kron(A, G), V.ravel()).reshape(V.shape)),
+        on_numpy(lambda A, G, V: np.linalg.solve(G, np.linalg.solve(A, V).T).T),
     ),
     mistakes=_all_numpy(
         {
@@ -551,7 +547,7 @@ def _stepped(W, gradient, A, G, rate, damping):
     return W - rate * _apply_inverse(left, right, gradient), A, G
 
 
-@_numpy
+@on_numpy
 def _kfac_step(W, A, G, t, a, g, g_drawn, learning_rate, damping, decay):
     gradient, A_t, G_t, keep = _parts(W, A, G, t, a, g, g_drawn, learning_rate, damping, decay)
     averages = keep * A + (1 - keep) * A_t, keep * G + (1 - keep) * G_t
@@ -684,7 +680,7 @@ KFAC_STEP = Exercise(
     reference=kfac_step,
     inputs=_step_cases,
     returns=("the first value, W,", "the second value, A,", "the third value, G,"),
-    right=(_numpy(_step_dense), _numpy(_step_by_eigenvectors)),
+    right=(on_numpy(_step_dense), on_numpy(_step_by_eigenvectors)),
     mistakes=_all_numpy(
         {
             "G is made of g, the slopes at the observed labels. That is a factor of the empirical Fisher: G takes "

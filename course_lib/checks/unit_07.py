@@ -3,9 +3,7 @@
 Section numbers in the messages are those of lecture 07. Most functions run on NumPy arrays here: nothing to compile.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +12,13 @@ from numpy.typing import DTypeLike
 from scipy.special import ndtri
 
 from course_lib.checks import Case, Exercise
+from course_lib.checks.banks import on_numpy as _n
+from course_lib.checks.banks import signed
 
 FLOATS = (np.float64, np.float32)
 
 
-def _n(f: Callable) -> Callable:
-    """f on NumPy arrays, whatever arrays it is called with."""
-
-    @functools.wraps(f)
-    def on_numpy(*a: Any) -> Any:
-        return f(*(np.asarray(v) if isinstance(v, jax.Array) else v for v in a))
-
-    return on_numpy
-
-
-# ---- inputs: entries of both signs, away from 0 and from ±1, so that no square and no root can hide ----
-
-
-def _signed(rng: np.random.Generator, shape: Any, dtype: DTypeLike = np.float64) -> np.ndarray:
-    return (rng.choice([-1, 1], shape) * rng.uniform(0.2, 0.9, shape)).astype(dtype)
+# ---- inputs ----
 
 
 def _uniform_cases(rng: np.random.Generator) -> list[Case]:
@@ -48,8 +34,8 @@ def _uniform_cases(rng: np.random.Generator) -> list[Case]:
 
 
 def _symmetric(rng: np.random.Generator, size: int) -> np.ndarray:
-    A = _signed(rng, (size, size))
-    return A + A.T + np.diag(_signed(rng, size))
+    A = signed(rng, (size, size))
+    return A + A.T + np.diag(signed(rng, size))
 
 
 def _probe_cases(rng: np.random.Generator) -> list[Case]:
@@ -57,12 +43,12 @@ def _probe_cases(rng: np.random.Generator) -> list[Case]:
     size, M = int(rng.integers(3, 5)), int(rng.integers(6, 9))
 
     def case(Z: np.ndarray) -> Case:
-        A, c = jnp.asarray(_symmetric(rng, size)), jnp.asarray(_signed(rng, size))
+        A, c = jnp.asarray(_symmetric(rng, size)), jnp.asarray(signed(rng, size))
 
         def loss(theta: jax.Array) -> jax.Array:
             return 0.5 * theta @ (A @ theta) + c @ theta**3
 
-        return loss, jnp.asarray(_signed(rng, size)), jnp.asarray(Z)
+        return loss, jnp.asarray(signed(rng, size)), jnp.asarray(Z)
 
     Z = rng.choice([-1.0, 1.0], (M, size))
     Z[0], Z[1] = 1, np.where(np.arange(size) == 0, -1, 1)  # two that differ
@@ -83,7 +69,7 @@ def _block_cases(rng: np.random.Generator) -> list[Case]:
     rest = int(rng.integers(2, b))
 
     def case(n: int, dtype: DTypeLike) -> Case:
-        return jnp.asarray(_signed(rng, n, dtype)), b
+        return jnp.asarray(signed(rng, n, dtype)), b
 
     return [case(2 * b + rest, np.float64), case(3 * b, np.float64), case(3 * b, np.float32)]
 
@@ -94,7 +80,7 @@ def _momentum_cases(rng: np.random.Generator) -> list[Case]:
     lengths = rng.permutation([6, 7, 8])
     numbers = zip(lengths, (0.9, 0.6, float(rng.uniform(0.7, 0.85))), (1.0, 0.6, 0.75), strict=True)
     dtypes = (np.float64, np.float64, np.float32)
-    return [(jnp.asarray(_signed(rng, (t, size), d)), b2, k) for (t, b2, k), d in zip(numbers, dtypes, strict=True)]
+    return [(jnp.asarray(signed(rng, (t, size), d)), b2, k) for (t, b2, k), d in zip(numbers, dtypes, strict=True)]
 
 
 def _step_cases(rng: np.random.Generator) -> list[Case]:
@@ -102,7 +88,7 @@ def _step_cases(rng: np.random.Generator) -> list[Case]:
     b, size = 3, 3 * int(rng.integers(2, 4))
 
     def case(dtype: DTypeLike, t: int, b1: float, b2: float, k: float) -> Case:
-        theta, m, g, D = (_signed(rng, size, dtype) for _ in range(4))
+        theta, m, g, D = (signed(rng, size, dtype) for _ in range(4))
         v = rng.uniform(0.1, 2, size).astype(dtype)
         if t == 1:
             m, v = 0 * m, 0 * v
@@ -121,9 +107,9 @@ def _delayed_cases(rng: np.random.Generator) -> list[Case]:
     size = int(rng.integers(3, 5))
 
     def case(T: int, every: int, dtype: DTypeLike) -> Case:
-        gs, Ds = _signed(rng, (T, size), dtype), _signed(rng, (T, size), dtype)
+        gs, Ds = signed(rng, (T, size), dtype), signed(rng, (T, size), dtype)
         alpha, eps = (float(u) for u in rng.uniform(0.2, 0.6, 2))
-        return *map(jnp.asarray, (_signed(rng, size, dtype), gs, Ds)), every, alpha, 0.8, 0.7, eps
+        return *map(jnp.asarray, (signed(rng, size, dtype), gs, Ds)), every, alpha, 0.8, 0.7, eps
 
     return [case(8, 3, np.float64), case(7, 2, np.float64), case(11, 3, np.float32)]
 

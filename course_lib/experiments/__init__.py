@@ -8,12 +8,15 @@ and the command that made them, are results/NN.name.json. A lecture says that it
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from course_lib.files import whole
 
 RESULTS = Path(__file__).parent / "results"
 PREFIX = "unit_"
@@ -92,18 +95,19 @@ def plain(numbers: Any) -> Any:
     return json.loads(json.dumps(numbers, allow_nan=False))
 
 
+def rounded(values: Any, digits: int = 5) -> Any:
+    """Nested lists of Python numbers with so many digits; None for what is not finite."""
+    values = np.asarray(values, float)
+    if values.ndim:
+        return [rounded(v, digits) for v in values]
+    return float(f"{values:.{digits}g}") if np.isfinite(values) else None
+
+
 def write(path: Path, data: Any) -> None:
-    """Beside the path, then renamed: whoever reads sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            os.fchmod(handle, 0o644)  # mkstemp makes a file that nobody else may read
-            file.write(json.dumps(data, indent=1) + "\n")
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    """As JSON, in a file that is whole and that all may read."""
+    with whole(path) as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(json.dumps(data, indent=1).encode() + b"\n")
 
 
 def _unit(unit: str) -> dict[str, Experiment]:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from course_lib import data
-from course_lib.experiments import Experiment
+from course_lib.experiments import Experiment, rounded
 from course_lib.likelihoods import Categorical, Normal
 from course_lib.models import Model
 from course_lib.networks import MLP, Network
@@ -141,11 +141,6 @@ def run(
         "accuracy": rounded([r["test"][1] for r in runs]),
         "milliseconds": round(1e3 * sum(r["seconds"] for r in runs) / (steps * len(seeds)), 4),
     }
-
-
-def rounded(numbers: Any) -> list[float | None]:
-    """To five digits; None for what is not finite."""
-    return [float(f"{n:.5g}") if math.isfinite(n) else None for n in numbers]
 
 
 def piece(task: str, method: str, steps: int, **other: Any) -> dict[str, Any]:

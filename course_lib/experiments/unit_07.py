@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from course_lib import data
-from course_lib.experiments import Experiment, load
+from course_lib.experiments import Experiment, load, rounded
 from course_lib.likelihoods import Categorical
 from course_lib.models import Batch, Model
 from course_lib.networks import Conv, Dense, Network, Tape
@@ -170,11 +170,6 @@ def trained(
         loss, accuracy = over_all(runs.params, *getattr(it, part))
         gave |= {f"{part} loss": rounded(loss), f"{part} accuracy": rounded(accuracy)}
     return gave
-
-
-def rounded(a: Any) -> list:
-    """Five digits; None for what is not finite."""
-    return [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in np.asarray(a, float)]
 
 
 def means(rows: list) -> np.ndarray:

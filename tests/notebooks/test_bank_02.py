@@ -1,23 +1,9 @@
-"""The bank of unit 02 on more seeds: a number of halvings is a small number, and two mistakes could agree by chance."""
+"""What the inputs of unit 02's exercises promise, on many seeds."""
 
 import numpy as np
 import pytest
 
 from course_lib import checks
-
-NUMPY_ONLY = ["line_search", "trust_region_step"]  # nothing compiles, so many seeds are cheap
-
-
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("name", NUMPY_ONLY)
-def test_the_bank_holds_on_more_seeds(name, seed):
-    task = checks.exercise(f"02.{name}")
-    functions = {"": task.reference, **task.mistakes}
-    values = {message: checks.run(f, f"02.{name}", f"seed {seed}") for message, f in functions.items()}
-    for message, found in values.items():
-        assert [m for m, other in values.items() if checks.same(found, other, task.rtol)] == [message]
-    for right in task.right:
-        assert checks.same(checks.run(right, f"02.{name}", f"seed {seed}"), values[""], task.rtol)
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -1,23 +1,9 @@
-"""The bank of unit 06 on more seeds: what its inputs promise, and the mistakes that NumPy alone can tell apart."""
+"""What the inputs of unit 06's exercises promise, on many seeds."""
 
 import numpy as np
 import pytest
 
 from course_lib import checks
-
-NUMPY_ONLY = ["kron_times", "factors", "damped_factors", "apply_inverse", "kfac_step"]  # nothing compiles
-
-
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", NUMPY_ONLY)
-def test_the_bank_holds_on_more_seeds(name, seed):
-    task = checks.exercise(f"06.{name}")
-    functions = {"": task.reference, **task.mistakes}
-    values = {message: checks.run(f, f"06.{name}", f"seed {seed}") for message, f in functions.items()}
-    for message, found in values.items():
-        assert [m for m, other in values.items() if checks.same(found, other, task.rtol)] == [message]
-    for right in task.right:
-        assert checks.same(checks.run(right, f"06.{name}", f"seed {seed}"), values[""], task.rtol)
 
 
 @pytest.mark.parametrize("seed", range(30))
