@@ -4,17 +4,8 @@
 
   // Boxes that scroll sideways are reached by keyboard; what fits stays out of the way of the Tab key.
   function mark(box) {
-    const wanted = box.scrollWidth > box.clientWidth + 1 ? "0" : null;
-    if (box.getAttribute("tabindex") === wanted) return;
-    if (wanted) box.setAttribute("tabindex", wanted);
+    if (box.scrollWidth > box.clientWidth + 1) box.setAttribute("tabindex", "0");
     else box.removeAttribute("tabindex");
-  }
-
-  // The theme marks some of them too, some time after a change of width, by what it finds at that moment: look again.
-  function keepMarks() {
-    const again = new MutationObserver((changes) =>
-      changes.map((change) => change.target).filter((box) => box.matches(SCROLLERS)).forEach(mark));
-    again.observe(document.body, { subtree: true, attributeFilter: ["tabindex"] });
   }
 
   // The theme leaves these without a name, with another name than they show, or with a role that is not theirs.
@@ -29,7 +20,6 @@
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => mark(entry.target)));
   const watchAll = () => document.querySelectorAll(SCROLLERS).forEach((box) => watch.observe(box));
   addEventListener("DOMContentLoaded", mendNames);
-  addEventListener("load", keepMarks);
   addEventListener("load", watchAll);
   addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(watchAll));
 })();
