@@ -264,22 +264,18 @@ def kfac_step(W, A, G, t, a, g, g_drawn, learning_rate, damping, decay):
     learning_rate: α. damping: λ. decay: ε. Returns (d + 1, k), (d + 1, d + 1) and (k, k), as a tuple.
     """
     ### BEGIN SOLUTION
-    n = len(a)
     new_A, new_G = factors(a, g_drawn)
     keep = min(1 - 1 / t, decay)
     A = keep * A + (1 - keep) * new_A
     G = keep * G + (1 - keep) * new_G
-    gradient = (
-        jnp.concatenate([a, jnp.ones((n, 1), a.dtype)], axis=1).T @ g / n
-    )
+    ones = jnp.ones((len(a), 1), a.dtype)
+    gradient = jnp.concatenate([a, ones], axis=1).T @ g / len(a)
     step = apply_inverse(*damped_factors(A, G, damping), gradient)
     return W - learning_rate * step, A, G
     ### END SOLUTION
 
 
-a = jnp.array(
-    [[1.0, 0.5, -1.0], [0.0, 2.0, 1.0], [-1.0, 0.0, 0.5], [2.0, 1.0, 0.0]]
-)
+a = jnp.array([[1, 0.5, -1], [0, 2, 1], [-1, 0, 0.5], [2, 1, 0]])
 g = jnp.array([[0.5, -0.5], [-0.2, 0.2], [0.9, -0.9], [-0.6, 0.4]])
 W = jnp.array([[0.5, -0.5], [0.1, 0.2], [0.0, 0.3], [0.0, 0.0]])
 g_drawn = jnp.array([[0.5, -0.5], [0.8, -0.8], [-0.1, 0.1], [0.4, -0.6]])

@@ -628,8 +628,10 @@ assert kept["F"] == kept["blocks"] == kept["K-FAC"] == P - 7 < kept["diagonal"]
 
 # %%
 STYLES = list(plt.rcParams["axes.prop_cycle"])  # colours with their dashes
-fig, (left, right) = plt.subplots(2, 1, figsize=(5.2, 6.6))
 number = np.arange(1, P + 1)
+
+# %%
+fig, (left, right) = plt.subplots(2, 1, figsize=(5.2, 6.6))
 for i, name in enumerate(("F", *found)):
     look = STYLES[i] | {"marker": plots.MARKERS[i], "label": name}
     if name != "nothing":
@@ -1036,6 +1038,7 @@ def race_figure(runs, in_seconds, xlabel):
     )
 
 
+# %%
 race_figure([(m, 200) for m in METHODS], False, "steps")
 
 # %%
@@ -1083,6 +1086,8 @@ assert sum(rate == lower_rate[m] for rate, _, m in chosen) == 5
 lows = [piece(TASKS[0], m)["curves"].mean(0).min() for m in METHODS[:3]]
 lows += [piece(TASKS[0], *run)["curves"].mean(0).min() for run in long_runs]
 assert lows[2] < min(lows[:2] + lows[3:])
+
+# %%
 at_8 = []  # K-FAC, and the two that were tuned for 1000 steps
 for method, steps in ((METHODS[2], 200), *long_runs):
     p = piece(TASKS[0], method, steps)

@@ -94,7 +94,7 @@ def steps_to(shrink, H, k, start, tol=1e-6):
     return n
 
 
-# %% tags=["claim:AH-6"]
+# %%
 rng = np.random.default_rng(0)
 Q, _ = np.linalg.qr(rng.normal(size=(5, 5)))
 H, g = Q * np.geomspace(1, 100, 5) @ Q.T, rng.normal(size=5)
@@ -108,6 +108,8 @@ gaps = [
 ]
 gap = np.abs(gaps).max()
 assert gap < 1e-12
+
+# %% tags=["claim:AH-6"]
 start = Q.sum(axis=1)  # every eigenvector is in it
 counts = [steps_to(full_step, H, k, start) for k in (0, 0.5, 1)]
 print("steps to 1e-6 for k = 0, ½, 1:", counts)
@@ -149,6 +151,7 @@ def rotated(theta, angle):
     return stretched_bowl(rotation(angle).T @ theta)
 
 
+# %%
 @jax.jit
 def bowl_path(angle, b1=0.0, b2=0.0):
     """100 steps at α = 1 from the bowl's own (1, 1), seen in its axes."""
@@ -242,6 +245,8 @@ where = np.zeros((2, len(ANGLES), len(POWERS), 31, 2))
 factor = np.zeros((2, len(ANGLES), len(POWERS)))
 levels = np.zeros((len(ANGLES), 1, 61, 2))
 circle = np.linspace(0, 2 * np.pi, 61)
+
+# %%
 for i, degrees in enumerate(ANGLES):
     R = np.asarray(rotation(np.radians(degrees)))
     H = R @ DIAGONAL @ R.T
@@ -274,6 +279,8 @@ paths = Panel(
     alt="A long elliptic level of the bowl, turned by the angle, and the "
     "paths of the full and the diagonal method from one start.",
 )
+
+# %%
 explorable(
     "What a rotation takes away",
     "10x² + y², turned by an angle; 30 steps of (7.1), full, and of (7.2), "
@@ -458,6 +465,7 @@ net = Network(SmallConv())
 conv = Model(net, Categorical())
 
 
+# %%
 @jax.jit
 def trained(key):
     opt, params = optax.adam(0.01), net.init(key, x[:1])
@@ -549,7 +557,7 @@ block_error = np.array([after(averaged, m) for m in probes])
 floor = rms(truth.mean(axis=0) - truth)
 variance = rms(averaged - averaged.mean(axis=0)) ** 2
 
-# %% tags=["claim:AH-10"]
+# %%
 from course_lib.optimizers.adahessian import (
     block_mean,
     consecutive_mean,
@@ -565,6 +573,8 @@ assert np.allclose(mine, [1.5] * 4 + [5.5] * 4 + [8.5] * 2)
 shaped = unravel(draws[0])["Conv_1"]["kernel"]
 library = block_mean(shaped, (), kernel_blocks, False)
 assert np.allclose(library.reshape(9, 32), averaged[0])
+
+# %% tags=["claim:AH-10"]
 assert gain > 1.3
 assert 7 < share < 9.5
 assert plain_error[-1] < floor < block_error[-1] * 1.001
@@ -737,7 +747,7 @@ def ada_hessian(loss, theta, signs, alpha, b1, b2, k, eps, average):
 # does `course_lib`'s `adahessian`, with its own probes: at count $t$ from 0 it draws them from the key that the state
 # holds.
 
-# %% tags=["claim:AH-12"]
+# %%
 from course_lib.optimizers.adahessian import SIGNS as OF_SIGNS
 from course_lib.optimizers.adahessian import draw_key
 
@@ -760,6 +770,7 @@ def both_ways(theta, z):
     return ours, jax.lax.scan(step, (theta, opt.init(theta)), length=40)[1]
 
 
+# %% tags=["claim:AH-12"]
 (path, gs, ds), library = both_ways(theta, z)
 path, gs, ds = (np.asarray(a) for a in (path, gs, ds))
 w1, w2 = ((b ** np.arange(40)[::-1])[:, None] for b in (0.9, 0.99))
@@ -1036,6 +1047,7 @@ def cycle(q, n):
     return (q["Hessian"] + (n - 1) * q["none"]) / n / q["SGD"]
 
 
+# %%
 print(f"(7.11): {by_count:.2f}")
 print("every   paper   FLOPs   measured (quartiles)")
 counted, measured = [], []
@@ -1092,9 +1104,8 @@ def swept(make, rates):
 
 
 # %%
-usable, middle_rise = {}, {}
-fig, ax = plt.subplots()
-for (name, (make, top)), marker in zip(MAKERS.items(), "so", strict=True):
+usable, middle_rise, valleys = {}, {}, {}
+for name, (make, top) in MAKERS.items():
     rates = np.float32(top) * 2.0 ** -np.arange(9, dtype=np.float32)
     values = np.nan_to_num(swept(make, rates), nan=99.0, posinf=99.0)
     mean = values.mean(axis=1)
@@ -1106,12 +1117,17 @@ for (name, (make, top)), marker in zip(MAKERS.items(), "so", strict=True):
     middle_rise[name] = middle[max(best - 2, 0)] - middle[best]  # at 4 times
     lost_by = (values.max(axis=1) - middle)[best - 2 : best]
     assert (lost_by.max() > 0.5) == (name == "AdaHessian")  # the title
-    relative = rates / rates[best]
+    valleys[name] = rates / rates[best], values, middle
+    print(f"{name}: best at {rates[best]:.3f}, {mean[best]:.2f} nats;")
+    print(f"  within 0.2 nats over a factor of {usable[name]:.0f}")
+
+# %%
+fig, ax = plt.subplots()
+for name, marker in zip(valleys, "so", strict=True):
+    relative, values, middle = valleys[name]
     line = ax.plot(relative, middle, label=name)[0]
     dots = {"marker": marker, "markersize": 5, "linestyle": "none"}
     ax.plot(relative, values, color=line.get_color(), alpha=0.7, **dots)
-    print(f"{name}: best at {rates[best]:.3f}, {mean[best]:.2f} nats;")
-    print(f"  within 0.2 nats over a factor of {usable[name]:.0f}")
 ax.set(xscale="log", yscale="log", ylim=(0.15, 12))
 ax.set_yticks([0.2, 0.5, 1, 2, 5], ["0.2", "0.5", "1", "2", "5"])
 ax.minorticks_off()
@@ -1166,6 +1182,7 @@ def table(task, method, what):
     return np.array(gave[f"test {what}"], float)
 
 
+# %%
 for task, method in itertools.product(
     ("vision", "text"), ("SGD", "Adam", "AdamW", "AdaHessian")
 ):
@@ -1178,6 +1195,8 @@ for task, method in itertools.product(
         f"{valid[place + 3]:.3f}, {valid[place - 3]:.3f}"
     )
     assert 3 <= place < 21  # not at an edge of the rates
+
+# %%
 print("test loss (nats) at multiples of the chosen rate, mean ± sd")
 TASKS = ("vision", "text")
 for task in TASKS:
@@ -1229,7 +1248,7 @@ verdict(
 # entries, five seeds: once at the one rate that is best for $b=1$, once at the best of seven rates for each $b$ (both
 # by validation, no decay). The last row averages magnitudes, as the public code does.
 
-# %% tags=["claim:AH-t7"]
+# %%
 blocks = load("07.blocks")
 
 
@@ -1241,6 +1260,7 @@ def block_table(b, magnitude=False):
     )
 
 
+# %%
 first, _ = block_table(1)
 print("block   one rate, accuracy (%)   its own best rate")
 fixed, tuned = {}, {}
@@ -1251,6 +1271,8 @@ for b, how in [(1, False), (8, False), (32, False), (128, False), (32, True)]:
     for a in (acc[first], acc[own]):
         print(f"{a.mean():15.1f} ± {a.std(ddof=1):4.1f}", end="")
     print(f"   ({1.6 * 2.0**-own:g})")
+
+# %% tags=["claim:AH-t7"]
 assert tuned[1, False].mean() - fixed[128, False].mean() > 50
 spread = [tuned[b, False].mean() for b in (1, 8, 32)]
 assert np.ptp(spread) < 4
@@ -1316,7 +1338,7 @@ verdict(
 # Tables 2 to 5 of the paper: on images AdaHessian is equal to SGD and better than Adam; on language it is a little
 # better than AdamW, and SGD is far behind. Ours, at the chosen settings, five fresh seeds each:
 
-# %% tags=["claim:AH-t2"]
+# %%
 METHODS = ("SGD", "Adam", "AdamW", "AdaHessian")
 results = {}
 for task in TASKS:
@@ -1329,6 +1351,8 @@ for task in TASKS:
             f"{method:11}{loss.mean():7.3f} ± {loss.std(ddof=1):.3f}", end=""
         )
         print(f"{acc.mean():10.1f} ± {acc.std(ddof=1):.1f}")
+
+# %% tags=["claim:AH-t2"]
 loss, acc = (
     {k: float(v[i].mean()) for k, v in results.items()} for i in (0, 1)
 )
@@ -1410,6 +1434,7 @@ def one_dimension(start, which):
     return jax.lax.scan(step, (start, opt.init(start)), length=100)[1]
 
 
+# %%
 inner, outer, kink = (
     np.asarray(one_dimension(jnp.array(s), w))
     for s, w in [(0.9, 0), (2.0, 0), (2.0, 1)]
